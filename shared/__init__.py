@@ -1,0 +1,1 @@
+"""Everything the API and the workers mean by the same word."""

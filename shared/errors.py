@@ -1,0 +1,197 @@
+"""Every error Turnkeep raises on purpose. No HTTP here: each surface owns a table class → status.
+
+    TurnkeepError
+    ├── RequestRejected          the caller's fault; nothing was written
+    │   ├── InvalidRequest
+    │   │   ├── InvalidCursor
+    │   │   ├── UnknownModel
+    │   │   ├── UnsupportedConflictPolicy
+    │   │   └── IdempotencyKeyReused
+    │   ├── NotAuthenticated
+    │   ├── Forbidden
+    │   ├── NotFound
+    │   │   ├── ThreadNotFound
+    │   │   └── TurnNotFound
+    │   ├── ConcurrencyConflict
+    │   ├── CursorExpired
+    │   └── QueueFull
+    ├── TurnFailed               stored on the turn; reaches clients as an event
+    └── DependencyUnavailable    ours; the caller may retry
+        ├── PostgresUnavailable
+        ├── RedisUnavailable
+        └── Draining
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TurnkeepError(Exception):
+    """Root of the tree. `code` is stable and machine readable; the message is for people."""
+
+    code: ClassVar[str] = "internal"
+
+
+class RequestRejected(TurnkeepError):
+    """The request cannot be honoured as sent. Raised before any effect."""
+
+    code = "rejected"
+
+
+class InvalidRequest(RequestRejected):
+    """A value is wrong. `loc`, `msg` and `type` follow pydantic's error dictionaries."""
+
+    code = "invalid_request"
+
+    def __init__(self, loc: tuple[str | int, ...], msg: str, type_: str = "value_error") -> None:
+        super().__init__(msg)
+        self.loc = loc
+        self.msg = msg
+        self.type = type_
+
+
+class InvalidCursor(InvalidRequest):
+    """The pagination cursor was not issued by this operation."""
+
+    code = "invalid_cursor"
+
+    def __init__(self, loc: tuple[str | int, ...] = ("query", "cursor")) -> None:
+        super().__init__(loc, "Invalid cursor", "value_error")
+
+
+class UnknownModel(InvalidRequest):
+    """The `modelId` names no model this deployment can run."""
+
+    code = "unknown_model"
+
+    def __init__(self, model_id: str, prefixes: tuple[str, ...]) -> None:
+        shown = model_id if len(model_id) <= 80 else model_id[:80] + "…"
+        msg = f"Unknown model {shown!r}. Models that work here start with: {', '.join(prefixes)}"
+        super().__init__(("body", "modelId"), msg, "value_error")
+
+
+class UnsupportedConflictPolicy(InvalidRequest):
+    """A documented `onConflict` value that this version does not carry out."""
+
+    code = "unsupported_conflict_policy"
+
+    def __init__(self, value: str, supported: tuple[str, ...]) -> None:
+        msg = f"onConflict {value!r} is not supported yet. Supported: {', '.join(supported)}"
+        super().__init__(("body", "onConflict"), msg, "value_error")
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """The idempotency key was used before with another request body."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        msg = "This idempotency key was used with a different request"
+        super().__init__(("header", "Idempotency-Key"), msg, "idempotency_key_reused")
+
+
+class NotAuthenticated(RequestRejected):
+    """No credential, or one that is unknown, expired or revoked."""
+
+    code = "not_authenticated"
+
+
+class Forbidden(RequestRejected):
+    """The credential's kind may not do this."""
+
+    code = "forbidden"
+
+
+class NotFound(RequestRejected):
+    """The thing does not exist, or belongs to someone else: the two look alike on purpose."""
+
+    code = "not_found"
+
+
+class ThreadNotFound(NotFound):
+    """No such thread for this user."""
+
+    code = "thread_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Thread not found")
+
+
+class TurnNotFound(NotFound):
+    """No such turn for this user."""
+
+    code = "turn_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Turn not found")
+
+
+class ConcurrencyConflict(RequestRejected):
+    """`onConflict: reject` met an active turn on the same concurrency key."""
+
+    code = "concurrency_conflict"
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__("Thread already has an active turn")
+        self.turn_id = turn_id
+
+
+class CursorExpired(RequestRejected):
+    """The event cursor can no longer be served; read the turn instead."""
+
+    code = "cursor_expired"
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__("Events before this cursor are no longer kept; read the turn instead")
+        self.turn_id = turn_id
+
+
+class QueueFull(RequestRejected):
+    """Too many turns wait already. `retry_after_s` is a whole number of seconds ≥ 1."""
+
+    code = "queue_full"
+
+    def __init__(self, scope: str, retry_after_s: int) -> None:
+        super().__init__(f"Too many turns are waiting ({scope})")
+        self.retry_after_s = retry_after_s
+
+
+class TurnFailed(TurnkeepError):
+    """A turn ends as `failed`. `error_code` and the message are stored and shown to its owner.
+
+    Codes in use: model_error, model_not_configured, rate_limited, timeout, output_limit,
+    worker_lost, poison, internal.
+    """
+
+    code = "turn_failed"
+
+    def __init__(self, error_code: str, message: str) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+        self.message = message
+
+
+class DependencyUnavailable(TurnkeepError):
+    """Something of ours does not answer. `retry_after_s` is a hint in whole seconds."""
+
+    code = "unavailable"
+    retry_after_s: ClassVar[int] = 2
+
+
+class PostgresUnavailable(DependencyUnavailable):
+    """Postgres refuses, times out, or lost the connection."""
+
+    code = "postgres_unavailable"
+
+
+class RedisUnavailable(DependencyUnavailable):
+    """Redis refuses, times out, or lost the connection."""
+
+    code = "redis_unavailable"
+
+
+class Draining(DependencyUnavailable):
+    """This process is shutting down and takes no new work."""
+
+    code = "draining"

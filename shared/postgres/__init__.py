@@ -1,0 +1,1 @@
+"""Postgres decides: schema, named queries, pools, group commit."""

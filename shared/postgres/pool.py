@@ -1,0 +1,186 @@
+"""The only door to Postgres: named queries over a bounded pool, every wait with a deadline.
+
+A driver call is never cancelled half-way: it runs in a task of its own that finishes (or times out)
+even when the request that asked is gone, so that no connection goes back in an unknown state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self, TypeVar
+
+import asyncpg
+import orjson
+import structlog
+
+from shared.errors import PostgresUnavailable
+from shared.postgres.queries import sql
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+ACQUIRE_TIMEOUT_S: Final = 1.0
+STATEMENT_TIMEOUT_S: Final = 5.0
+_CALL_TIMEOUT_S: Final = ACQUIRE_TIMEOUT_S + STATEMENT_TIMEOUT_S + 1.0
+_SERVER_SETTINGS: Final = {
+    "application_name": "turnkeep",
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "timezone": "UTC",
+}
+# Postgres itself answered, but it is not able to serve: as good as gone for the caller.
+_UNAVAILABLE: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.SystemIOError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InternalServerError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    OSError,
+    TimeoutError,
+)
+
+
+class Transaction:
+    """Named queries inside one open transaction. Obtained from `Database.transaction`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch_one(self, name: str, *args: Any) -> asyncpg.Record | None:
+        return await self._connection.fetchrow(sql(name), *args)
+
+    async def fetch_many(self, name: str, *args: Any) -> list[asyncpg.Record]:
+        return await self._connection.fetch(sql(name), *args)
+
+
+class Database:
+    """Named queries (`shared/postgres/sql`) over one pool.
+
+    Every method raises `PostgresUnavailable` when Postgres cannot serve within the deadline;
+    other `asyncpg.PostgresError`s (a broken constraint, say) pass through.
+    """
+
+    def __init__(self, dsn: str, *, size: int) -> None:
+        self._dsn = dsn
+        self._size = size
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._opening = asyncio.Lock()
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Waits for calls under way (at most their own deadline), then closes the connections."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_CALL_TIMEOUT_S)
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(2):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    async def fetch_one(self, name: str, *args: Any) -> asyncpg.Record | None:
+        """First row of the named query, or None."""
+        return await self._call(lambda c: c.fetchrow(sql(name), *args))
+
+    async def fetch_many(self, name: str, *args: Any) -> list[asyncpg.Record]:
+        """All rows of the named query."""
+        return await self._call(lambda c: c.fetch(sql(name), *args))
+
+    async def fetch_each(self, name: str, rows: Sequence[Sequence[Any]]) -> list[asyncpg.Record]:
+        """Runs the named query once per row of arguments: one round trip, one commit for all.
+
+        Returns the rows of all runs in order; a run without a row leaves no trace, so queries
+        meant for this return their own key. An error undoes the whole batch.
+        """
+        return await self._call(lambda c: c.fetchmany(sql(name), rows))
+
+    async def run_in_transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs `work` in one transaction and commits it."""
+
+        async def call(connection: Any) -> T:
+            async with connection.transaction():
+                return await work(Transaction(connection))
+
+        return await self._call(call)
+
+    async def ping(self) -> None:
+        """Raises `PostgresUnavailable` unless Postgres answers."""
+        await self._call(lambda c: c.fetchval("select 1"))
+
+    async def _call(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        task = asyncio.create_task(self._run(work))
+        self._calls.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # read, so that an abandoned call does not warn
+
+    async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                pool = self._pool or await self._open()
+                async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                    return await work(connection)
+        except _UNAVAILABLE as error:
+            raise PostgresUnavailable(f"Postgres does not serve: {error or type(error)}") from error
+
+    async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=1,
+                    max_size=self._size,
+                    timeout=ACQUIRE_TIMEOUT_S * 2,
+                    command_timeout=STATEMENT_TIMEOUT_S + 0.5,
+                    max_inactive_connection_lifetime=300,
+                    server_settings=_SERVER_SETTINGS,
+                    init=_teach_json,
+                )
+            return self._pool
+
+
+@asynccontextmanager
+async def connect(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """One plain connection, for migrations and set-up."""
+    connection = await asyncpg.connect(dsn, timeout=5, command_timeout=60)
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=5)
+
+
+async def _teach_json(connection: Any) -> None:
+    for type_name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            type_name,
+            encoder=encode_json,
+            decoder=orjson.loads,
+            schema="pg_catalog",
+        )
+
+
+def encode_json(value: Any) -> str:
+    """JSON text for a jsonb parameter. A `str` is taken as JSON already."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+

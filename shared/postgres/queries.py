@@ -1,0 +1,94 @@
+"""Loads the named queries of `sql/*.sql`. SQL lives there and nowhere else.
+
+A query is a block `-- name: verb_noun :one|many|exec`, a line of purpose, then the statement.
+`:guard` placeholders such as `{sources:claim}` are filled from the state machine, so that no SQL
+file lists statuses by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
+
+from shared.turn.state import ACTIVE, TERMINAL, Transition, TurnStatus, sources, target
+
+_FOLDER: Final = Path(__file__).with_name("sql")
+_HEADER: Final = re.compile(r"^-- name: (?P<name>[a-z_]+) :(?P<kind>one|many|exec)$", re.MULTILINE)
+_GUARD: Final = re.compile(r"\{(?P<what>sources|target|active|terminal)(?::(?P<why>[a-z_]+))?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One prepared statement's text. `purpose` is the comment under its name."""
+
+    name: str
+    kind: Literal["one", "many", "exec"]
+    purpose: str
+    sql: str
+    file: str
+
+
+@cache
+def load_queries() -> dict[str, Query]:
+    """All named queries by name.
+
+    Raises:
+        ValueError: two queries share a name, or one lacks its line of purpose.
+    """
+    found: dict[str, Query] = {}
+    for path in sorted(_FOLDER.glob("*.sql")):
+        for query in _parse(path):
+            if query.name in found:
+                raise ValueError(f"query {query.name} stands twice: {path.name}")
+            found[query.name] = query
+    return found
+
+
+def sql(name: str) -> str:
+    """Text of the query `name`.
+
+    Raises:
+        KeyError: no such query.
+    """
+    return load_queries()[name].sql
+
+
+def _parse(path: Path) -> list[Query]:
+    text = path.read_text(encoding="utf-8")
+    heads = list(_HEADER.finditer(text))
+    queries = []
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        body = text[head.end() : following.start() if following else len(text)].strip()
+        purpose = [line[3:] for line in body.splitlines() if line.startswith("-- ")]
+        if not body.startswith("-- "):
+            raise ValueError(f"query {head['name']} in {path.name} lacks a line of purpose")
+        queries.append(
+            Query(
+                name=head["name"],
+                kind=head["kind"],  # type: ignore[arg-type]  # the pattern allows these words only
+                purpose=" ".join(purpose),
+                sql=_GUARD.sub(_fill_guard, body),
+                file=path.name,
+            )
+        )
+    return queries
+
+
+def _fill_guard(match: re.Match[str]) -> str:
+    what, why = match["what"], match["why"]
+    if what == "active":
+        return _status_list(sorted(ACTIVE))
+    if what == "terminal":
+        return _status_list(sorted(TERMINAL))
+    if what == "sources":
+        return _status_list(sources(Transition(why)))
+    targets = {target(source, Transition(why)) for source in sources(Transition(why))}
+    (only,) = targets
+    return f"'{only}'::turn_status"
+
+
+def _status_list(statuses: list[TurnStatus]) -> str:
+    return ", ".join(f"'{status}'" for status in statuses)

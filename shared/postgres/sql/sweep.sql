@@ -1,0 +1,84 @@
+-- name: list_waiting_turns :many
+-- Pages through everything Redis should know, to rebuild it after a loss. $1 after seq  $2 most
+-- -- scope: system
+select t.id, t.tenant_id, t.concurrency_key, t.accept_seq, t.status
+from turns t
+where t.status in ({sources:claim}, {target:claim}) and t.accept_seq > $1
+order by t.accept_seq
+limit $2;
+
+-- name: list_stalled_heads :many
+-- Pending turns that could run now and have waited: Redis may have forgotten them.
+-- $1 after seq  $2 most  $3 waited s   -- scope: system
+select t.id, t.tenant_id, t.concurrency_key, t.accept_seq
+from turns t
+where t.status in ({sources:claim})
+    and t.accept_seq > $1
+    and t.updated_at < now() - make_interval(secs => $3)
+    and t.expires_at > now()
+    and not exists (
+        select 1
+        from turns earlier
+        where earlier.tenant_id = t.tenant_id
+            and earlier.concurrency_key = t.concurrency_key
+            and earlier.status in ({sources:claim}, {target:claim})
+            and earlier.accept_seq < t.accept_seq
+    )
+order by t.accept_seq
+limit $2;
+
+-- name: list_claimable_heads :many
+-- What a worker claims from Postgres while Redis is away: oldest heads of idle keys. $1 most
+-- -- scope: system
+select t.id
+from turns t
+where t.status in ({sources:claim})
+    and t.expires_at > now()
+    and not exists (
+        select 1
+        from turns earlier
+        where earlier.tenant_id = t.tenant_id
+            and earlier.concurrency_key = t.concurrency_key
+            and earlier.status in ({sources:claim}, {target:claim})
+            and earlier.accept_seq < t.accept_seq
+    )
+order by t.accept_seq
+limit $1;
+
+-- name: expire_turns :many
+-- Ends turns that never started within their queue time. $1 most   -- scope: system
+update turns t
+set status = {target:expire},
+    attempt = t.attempt + 1,
+    last_seq = 1,
+    error_code = 'queue_ttl',
+    error_message = 'The turn was not started within its queue time',
+    ended_at = now(),
+    updated_at = now()
+from (
+    select d.id
+    from turns d
+    where d.status in ({sources:expire}) and d.expires_at <= now()
+    order by d.expires_at
+    limit $1
+    for update skip locked
+) due
+where t.id = due.id
+returning t.*;
+
+-- name: purge_idempotency_keys :one
+-- Forgets keys a day after their turn ended. $1 kept for s  $2 most   -- scope: system
+with old as (
+    select i.tenant_id, i.scope, i.key
+    from idempotency_keys i
+    join turns t on t.id = i.turn_id
+    where t.ended_at < now() - make_interval(secs => $1)
+    limit $2
+),
+gone as (
+    delete from idempotency_keys i
+    using old
+    where i.tenant_id = old.tenant_id and i.scope = old.scope and i.key = old.key
+    returning 1
+)
+select count(*) as purged from gone;

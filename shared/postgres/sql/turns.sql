@@ -1,0 +1,178 @@
+-- name: get_turn :one
+-- One turn of one user. $1 turn  $2 tenant  $3 user
+select t.*
+from turns t
+join threads th on th.id = t.thread_id and th.deleted_at is null
+where t.id = $1 and t.tenant_id = $2 and t.user_id = $3;
+
+-- name: get_turn_of_tenant :one
+-- One turn, for code that has already checked who asks. $1 turn  $2 tenant
+select t.*
+from turns t
+where t.id = $1 and t.tenant_id = $2;
+
+-- name: list_ended_turns :many
+-- Which of the followed turns have ended; one question for all streams of a process. $1 turns
+-- -- scope: system
+select t.id
+from turns t
+where t.id = any($1::uuid[]) and t.status in ({terminal});
+
+-- name: list_turns :many
+-- A user's turns, newest first. $1 tenant $2 user $3 thread? $4 status? $5 concurrency key?
+-- $6 before accept_seq?  $7 most
+select t.*
+from turns t
+join threads th on th.id = t.thread_id and th.deleted_at is null
+where t.tenant_id = $1
+    and t.user_id = $2
+    and ($3::uuid is null or t.thread_id = $3)
+    and ($4::turn_status is null or t.status = $4)
+    and ($5::text is null or t.concurrency_key = $5)
+    and ($6::bigint is null or t.accept_seq < $6)
+order by t.accept_seq desc
+limit $7;
+
+-- name: find_active_turn_of_thread :one
+-- The turn of a thread that runs, or else the first that waits. $1 tenant  $2 user  $3 thread
+select t.*
+from turns t
+join threads th on th.id = t.thread_id and th.deleted_at is null
+where t.tenant_id = $1 and t.user_id = $2 and t.thread_id = $3
+    and t.status in ({active})
+order by (t.status in ({sources:claim})), t.accept_seq
+limit 1;
+
+-- name: count_turns_ahead :one
+-- Turns of the same key that go first, counted to 100. $1 tenant  $2 key  $3 accept_seq
+select count(*) as position
+from (
+    select 1
+    from turns t
+    where t.tenant_id = $1 and t.concurrency_key = $2 and t.status in ({active})
+        and t.accept_seq < $3
+    limit 100
+) counted;
+
+-- name: request_cancel :one
+-- Notes the wish; a turn that no worker holds is cancelled by the same statement.
+-- $1 turn  $2 tenant  $3 user
+update turns t
+set cancel_requested_at = coalesce(t.cancel_requested_at, now()),
+    status = case when t.status = {target:claim} then t.status else {target:cancel} end,
+    attempt = case when t.status = {target:claim} then t.attempt else t.attempt + 1 end,
+    last_seq = case when t.status = {target:claim} then t.last_seq else 1 end,
+    ended_at = case when t.status = {target:claim} then null else now() end,
+    updated_at = now()
+where t.id = $1 and t.tenant_id = $2 and t.user_id = $3
+    and t.status in ({sources:cancel})
+returning t.*;
+
+-- name: force_cancel :one
+-- Ends a turn whose worker did not answer the cancel; attempt + 1 fences that worker.
+-- $1 turn  $2 tenant  $3 attempt  $4 output message?  $5 partial text  $6 raw message  $7 usage
+-- $8 preview
+with ended as (
+    update turns t
+    set status = {target:cancel},
+        attempt = t.attempt + 1,
+        last_seq = 1,
+        slot = null,
+        worker_id = null,
+        lease_until = null,
+        usage = $7::jsonb,
+        output_message_id = $4,
+        ended_at = now(),
+        updated_at = now()
+    where t.id = $1 and t.tenant_id = $2 and t.attempt = $3
+        and t.status = {target:claim} and t.cancel_requested_at is not null
+    returning *
+),
+written as (
+    insert into messages (
+        id, tenant_id, thread_id, turn_id, turn_seq, role, content, format, raw_data
+    )
+    select $4, e.tenant_id, e.thread_id, e.id, e.accept_seq, 'assistant', $5, 'pydantic_ai', $6::jsonb
+    from ended e
+    where $4::uuid is not null
+    returning id
+),
+billed as (
+    insert into usage (
+        turn_id, tenant_id, model_id, input_tokens, output_tokens, cached_input_tokens, total_cost
+    )
+    select
+        e.id, e.tenant_id, e.model_id,
+        coalesce((e.usage ->> 'inputTokens')::bigint, 0),
+        coalesce((e.usage ->> 'outputTokens')::bigint, 0),
+        coalesce((e.usage ->> 'cachedInputTokens')::bigint, 0),
+        (e.usage ->> 'totalCost')::numeric
+    from ended e
+    returning turn_id
+),
+touched as (
+    update threads th
+    set updated_at = now(),
+        last_message_at = case when $4::uuid is null then th.last_message_at else now() end,
+        last_message_preview = coalesce($8, th.last_message_preview)
+    from ended e
+    where th.id = e.thread_id
+    returning th.id
+)
+select e.*
+from ended e
+left join touched on true
+left join (select count(*) as messages from written) w on true
+left join (select count(*) as bills from billed) b on true;
+
+-- name: replace_partial_text :one
+-- Puts the client's own partial text in place of the one the server gathered.
+-- $1 tenant  $2 turn  $3 text  $4 raw message  $5 preview
+with changed as (
+    update messages m
+    set content = $3, raw_data = $4::jsonb, updated_at = now()
+    from turns t
+    where t.id = $2 and t.tenant_id = $1 and t.status = {target:cancel}
+        and m.id = t.output_message_id and m.tenant_id = $1
+    returning m.id, m.thread_id
+)
+update threads th
+set last_message_preview = $5, updated_at = now()
+from changed c
+where th.id = c.thread_id and th.tenant_id = $1
+returning c.id;
+
+-- name: add_partial_text :one
+-- Gives a cancelled turn that said nothing the text its reader saw.
+-- $1 tenant  $2 turn  $3 text  $4 raw message  $5 preview
+with cancelled as (
+    update turns t
+    set output_message_id = t.planned_output_message_id, updated_at = now()
+    where t.id = $2 and t.tenant_id = $1 and t.status = {target:cancel}
+        and t.output_message_id is null
+    returning t.*
+),
+written as (
+    insert into messages (
+        id, tenant_id, thread_id, turn_id, turn_seq, role, content, format, raw_data
+    )
+    select
+        c.planned_output_message_id, c.tenant_id, c.thread_id, c.id, c.accept_seq, 'assistant', $3,
+        'pydantic_ai', $4::jsonb
+    from cancelled c
+    returning thread_id, id
+)
+update threads th
+set last_message_preview = $5, last_message_at = now(), updated_at = now()
+from written w
+where th.id = w.thread_id and th.tenant_id = $1
+returning w.id;
+
+-- name: list_output_messages :many
+-- What a finished turn said, in order; the source of a replay without a log. $1 tenant  $2 turn
+select m.id, m.role, m.content, m.raw_data
+from messages m
+join turns t on t.id = $2 and t.tenant_id = $1
+where m.tenant_id = $1 and m.thread_id = t.thread_id and m.turn_seq = t.accept_seq
+    and m.role <> 'user' and m.superseded_at is null
+order by m.seq;

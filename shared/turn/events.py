@@ -1,0 +1,177 @@
+"""THE event union: what a turn says while it runs. Stored once, encoded per protocol in `api/streams`.
+
+An event's place is `attempt-seq`: `attempt` is the fencing token of the claim that wrote it, `seq`
+counts 1, 2, 3 … within the attempt. `turn.started` opens an attempt, `turn.ended` is always last.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from shared.turn.state import TurnStatus
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class TurnQueued(_Event):
+    """The turn waits. Said by the API to a reader that joins early; never stored."""
+
+    type: Literal["turn.queued"] = "turn.queued"
+    position: int
+    """Turns of the same concurrency key that go first; 100 means 100 or more."""
+
+
+class TurnStarted(_Event):
+    """A worker begins an attempt. Text of earlier attempts is void."""
+
+    type: Literal["turn.started"] = "turn.started"
+    attempt: int
+    model_id: str = Field(alias="modelId")
+
+
+class MessageDelta(_Event):
+    type: Literal["message.delta"] = "message.delta"
+    text: str
+
+
+class ReasoningDelta(_Event):
+    type: Literal["reasoning.delta"] = "reasoning.delta"
+    text: str
+
+
+class ToolCall(_Event):
+    type: Literal["tool.call"] = "tool.call"
+    tool_call_id: str = Field(alias="toolCallId")
+    name: str
+    args: dict[str, Any]
+
+
+class ToolResult(_Event):
+    """Exactly one of `result` and `error` is meaningful: `error` is None on success."""
+
+    type: Literal["tool.result"] = "tool.result"
+    tool_call_id: str = Field(alias="toolCallId")
+    result: Any = None
+    error: str | None = None
+
+
+class AwaitingApproval(_Event):
+    type: Literal["turn.awaiting_approval"] = "turn.awaiting_approval"
+    actions: list[dict[str, Any]]
+
+
+class TurnSnapshot(_Event):
+    """Replaces all text of the turn so far: sent when the log was lost under an open stream."""
+
+    type: Literal["turn.snapshot"] = "turn.snapshot"
+    text: str
+    reasoning: str = ""
+
+
+class Usage(_Event):
+    """Sums over all model calls of the turn. `total_cost` is decimal US dollars as a string."""
+
+    input_tokens: int = Field(default=0, alias="inputTokens")
+    output_tokens: int = Field(default=0, alias="outputTokens")
+    cached_input_tokens: int = Field(default=0, alias="cachedInputTokens")
+    total_cost: str | None = Field(default=None, alias="totalCost")
+
+
+class TurnError(_Event):
+    code: str
+    message: str
+
+
+class TurnEnded(_Event):
+    """Always last, exactly once."""
+
+    type: Literal["turn.ended"] = "turn.ended"
+    status: TurnStatus
+    error: TurnError | None = None
+    usage: Usage | None = None
+    output_message_id: str | None = Field(default=None, alias="outputMessageId")
+    duration_s: float | None = Field(default=None, alias="durationSeconds")
+
+
+Event = Annotated[
+    TurnQueued
+    | TurnStarted
+    | MessageDelta
+    | ReasoningDelta
+    | ToolCall
+    | ToolResult
+    | AwaitingApproval
+    | TurnSnapshot
+    | TurnEnded,
+    Field(discriminator="type"),
+]
+
+EVENT_ADAPTER: Final[TypeAdapter[Event]] = TypeAdapter(Event)
+
+
+def encode_event(event: Event) -> bytes:
+    """One event as compact JSON on one line (no raw newline can occur inside)."""
+    return event.__pydantic_serializer__.to_json(event, by_alias=True, exclude_none=True)
+
+
+def decode_event(payload: bytes | str) -> Event:
+    """Inverse of `encode_event`.
+
+    Raises:
+        pydantic.ValidationError: not an event of the union.
+    """
+    return EVENT_ADAPTER.validate_json(payload)
+
+
+class Cursor(NamedTuple):
+    """A place in a turn's event log: the SSE `id:`, the stream id and the resume cursor."""
+
+    attempt: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor | None:
+        """The cursor, or None when `text` is not one."""
+        match = _CURSOR.fullmatch(text)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+START: Final = Cursor(0, 0)
+_CURSOR: Final = re.compile(r"(\d{1,9})-(\d{1,9})")
+
+
+class EventBatch(NamedTuple):
+    """Consecutive encoded events of one attempt: `payloads[i]` has seq `first_seq + i`."""
+
+    attempt: int
+    first_seq: int
+    payloads: list[bytes]
+
+    @property
+    def last(self) -> Cursor:
+        return Cursor(self.attempt, self.first_seq + len(self.payloads) - 1)
+
+    def after(self, cursor: Cursor) -> EventBatch | None:
+        """The part of the batch behind `cursor`, or None when nothing is."""
+        if self.last <= cursor:
+            return None
+        if cursor.attempt < self.attempt or cursor.seq < self.first_seq:
+            return self
+        skip = cursor.seq - self.first_seq + 1
+        return EventBatch(self.attempt, cursor.seq + 1, self.payloads[skip:])
+
+
+def is_ended(payload: bytes) -> bool:
+    """Whether an encoded event is `turn.ended`, without decoding it."""
+    return payload.startswith(_ENDED_PREFIX)
+
+
+_ENDED_PREFIX: Final = b'{"type":"turn.ended"'

@@ -1,0 +1,149 @@
+"""Values that cross module borders: what is asked for, what is stored, what a worker is handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from shared.turn.events import Usage
+from shared.turn.state import TERMINAL, TurnStatus
+
+
+class ConflictPolicy(StrEnum):
+    """What to do when the concurrency key already has an active turn. DESIGN: keys."""
+
+    ENQUEUE = "enqueue"
+    REJECT = "reject"
+    INTERRUPT = "interrupt"
+    ROLLBACK = "rollback"
+    SKIP = "skip"
+    COALESCE = "coalesce"
+    STEER = "steer"
+
+
+SUPPORTED_CONFLICT_POLICIES = (ConflictPolicy.ENQUEUE, ConflictPolicy.REJECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: one user of one tenant, known by one credential."""
+
+    tenant_id: UUID
+    user_id: UUID
+    key_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A validated request for a turn. `fingerprint` is SHA-256 of the canonical request."""
+
+    id: UUID
+    principal: Principal
+    thread_id: UUID
+    input_message_id: UUID
+    text: str
+    raw_message: dict[str, Any]
+    """The user's message as a pydantic-ai ModelRequest (JSON object), kept as `rawData`."""
+    model_id: str
+    settings: dict[str, Any]
+    system_prompt: str | None
+    concurrency_key: str
+    conflict_policy: ConflictPolicy
+    idempotency_scope: str
+    idempotency_key: str
+    client_chose_key: bool
+    """False when the server made the idempotency key; such a key is not shown to anyone."""
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Outcome of an accept: the turn, and whether this call or an earlier one made it."""
+
+    turn: Turn
+    replayed: bool
+    position: int
+    """Turns of the same key that go first; 100 means 100 or more. 0 when replayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn as stored. `error` is `{"code", "message"}`; `usage` is set once known."""
+
+    id: UUID
+    tenant_id: UUID
+    user_id: UUID
+    thread_id: UUID
+    status: TurnStatus
+    attempt: int
+    accept_seq: int
+    """Accept order; unique and rising per concurrency key."""
+    input_message_id: UUID | None
+    output_message_id: UUID | None
+    model_id: str
+    settings: dict[str, Any]
+    concurrency_key: str
+    idempotency_key: str | None
+    usage: Usage | None
+    error: dict[str, str] | None
+    worker_id: str | None
+    last_seq: int
+    """Seq of `turn.ended` under `attempt`; 0 while active."""
+    cancel_requested_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTurn:
+    """What a worker needs to run a turn it has claimed under `attempt`."""
+
+    id: UUID
+    tenant_id: UUID
+    user_id: UUID
+    thread_id: UUID
+    attempt: int
+    accept_seq: int
+    crash_count: int
+    concurrency_key: str
+    model_id: str
+    settings: dict[str, Any]
+    system_prompt: str | None
+    input_message_id: UUID
+    output_message_id: UUID
+    """Fixed when the turn is accepted, so that streams can name it from their first byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """One output message of a turn. `raw_data` holds exactly one pydantic-ai ModelMessage."""
+
+    id: UUID
+    role: str
+    content: str
+    raw_data: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOutcome:
+    """How an attempt ended, written in one commit by compare-and-set on (turn, attempt)."""
+
+    turn_id: UUID
+    tenant_id: UUID
+    attempt: int
+    status: TurnStatus
+    last_seq: int
+    messages: list[NewMessage] = field(default_factory=list)
+    output_message_id: UUID | None = None
+    usage: Usage | None = None
+    error_code: str | None = None
+    error_message: str | None = None

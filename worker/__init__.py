@@ -1,0 +1,1 @@
+"""Workers claim turns, run agents, write events and commit results."""

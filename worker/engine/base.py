@@ -1,0 +1,78 @@
+"""The seam behind which models live: a turn's request in, an async stream of events out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+
+EngineEvent = MessageDelta | ReasoningDelta | ToolCall | ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One attempt at one turn.
+
+    `history` holds the thread's earlier messages, oldest first, each one pydantic-ai ModelMessage
+    as a JSON object; `prompt` is the user's text of this turn.
+    """
+
+    turn_id: UUID
+    thread_id: UUID
+    tenant_id: UUID
+    model_id: str
+    settings: dict[str, Any]
+    instructions: str | None
+    history: list[dict[str, Any]]
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMessage:
+    """One message the run produced. `raw` is one pydantic-ai ModelMessage as a JSON object."""
+
+    role: str
+    content: str
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """What a run has produced so far: whole after its last event, partial before."""
+
+    messages: list[EngineMessage] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+
+class EngineRun(Protocol):
+    """One attempt under way."""
+
+    def events(self) -> AsyncIterator[EngineEvent]:
+        """Events in order. Cancelling the consumer closes the model's HTTP stream.
+
+        Raises:
+            TurnFailed: the provider or the script failed.
+        """
+        ...
+
+    def result(self) -> EngineResult:
+        """Messages and usage so far; callable at any time, also after a failure or a cancel.
+
+        Before the end, the last assistant message carries `"state": "interrupted"` in `raw`.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Runs turns whose `modelId` starts with one of its prefixes."""
+
+    def start(self, request: EngineRequest) -> EngineRun:
+        """Prepares a run; nothing leaves the process before `events` is consumed.
+
+        Raises:
+            TurnFailed: settings or history make no sense to this engine.
+        """
+        ...
