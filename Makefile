@@ -1,0 +1,49 @@
+# Thin: every target is a command of deploy/bootstrap.py, which makes .venv when it is not there.
+# Arguments go through ARGS, e.g. make test ARGS="-k cancel -x".
+PYTHON ?= python3
+BOOTSTRAP = $(PYTHON) deploy/bootstrap.py
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-unit test-integration test-acceptance check fmt lint types imports codespell lock lock-check clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+setup: ## make .venv and install everything
+	@$(BOOTSTRAP) setup
+run: ## the whole product on this machine (embedded Postgres and Valkey)
+	@$(BOOTSTRAP) run $(ARGS)
+
+##@ Test
+test: ## all tests, on real servers they start themselves
+	@$(BOOTSTRAP) test $(ARGS)
+test-unit: ## the pure ones
+	@$(BOOTSTRAP) test-unit $(ARGS)
+test-integration: ## with real Postgres and Valkey
+	@$(BOOTSTRAP) test-integration $(ARGS)
+test-acceptance: ## the real processes, over HTTP
+	@$(BOOTSTRAP) test-acceptance $(ARGS)
+check: ## what CI runs: lint, types, imports, spelling, locks, tests
+	@$(BOOTSTRAP) check $(ARGS)
+
+##@ Change
+fmt: ## format the code
+	@$(BOOTSTRAP) fmt $(ARGS)
+lint: ## ruff
+	@$(BOOTSTRAP) lint $(ARGS)
+types: ## mypy --strict
+	@$(BOOTSTRAP) types $(ARGS)
+imports: ## which package may import which
+	@$(BOOTSTRAP) imports $(ARGS)
+codespell: ## spelling
+	@$(BOOTSTRAP) codespell $(ARGS)
+lock: ## renew requirements*.lock from pyproject.toml (needs uv)
+	@$(BOOTSTRAP) lock $(ARGS)
+lock-check: ## do the locks belong to pyproject.toml?
+	@$(BOOTSTRAP) lock-check
+clean: ## remove .venv and caches (not .turnkeep: that is data)
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
