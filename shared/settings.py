@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=100, ge=1, le=10_000, description="Turns per worker")
     api_database_connections: int = Field(default=8, ge=2, le=100)
     worker_database_connections: int = Field(default=4, ge=2, le=100)
+    redis_prefix: str = Field(default="tk", pattern=r"^[a-z0-9-]{1,32}$")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics_port: int | None = Field(default=None, description="Workers: serve /metrics there")

@@ -40,7 +40,6 @@ _UNAVAILABLE: Final = (
     asyncpg.SystemIOError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.LockNotAvailableError,
-    asyncpg.InternalServerError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     OSError,

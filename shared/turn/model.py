@@ -44,6 +44,7 @@ class NewTurn:
     principal: Principal
     thread_id: UUID
     input_message_id: UUID
+    planned_output_message_id: UUID
     text: str
     raw_message: dict[str, Any]
     """The user's message as a pydantic-ai ModelRequest (JSON object), kept as `rawData`."""
@@ -82,10 +83,13 @@ class Turn:
     accept_seq: int
     """Accept order; unique and rising per concurrency key."""
     input_message_id: UUID | None
+    planned_output_message_id: UUID
+    """Id the assistant's message will get; fixed at accept, so a stream can name it at once."""
     output_message_id: UUID | None
     model_id: str
     settings: dict[str, Any]
     concurrency_key: str
+    max_running: int
     idempotency_key: str | None
     usage: Usage | None
     error: dict[str, str] | None
@@ -115,12 +119,12 @@ class ClaimedTurn:
     accept_seq: int
     crash_count: int
     concurrency_key: str
+    max_running: int
     model_id: str
     settings: dict[str, Any]
     system_prompt: str | None
     input_message_id: UUID
     output_message_id: UUID
-    """Fixed when the turn is accepted, so that streams can name it from their first byte."""
 
 
 @dataclass(frozen=True, slots=True)

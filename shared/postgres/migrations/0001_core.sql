@@ -66,6 +66,8 @@ create table turns (
     attempt integer not null default 0,
     crash_count integer not null default 0,
     concurrency_key text not null,
+    -- how many turns of the key may run at once, as it was when the turn was accepted
+    max_running integer not null default 1,
     slot integer,
     worker_id text,
     lease_until timestamptz,

@@ -18,11 +18,20 @@ fresh as (
 accepted as (
     insert into turns (
         id, tenant_id, user_id, thread_id, concurrency_key, input_message_id,
-        planned_output_message_id, model_id, settings, system_prompt, idempotency_key, expires_at
+        planned_output_message_id, model_id, settings, system_prompt, idempotency_key, expires_at,
+        max_running
     )
     select
         $1, $2, $3, $4, $12, $5, $6, $9, $10::jsonb, $11,
-        case when $16::boolean then $14 end, now() + make_interval(secs => $17)
+        case when $16::boolean then $14 end, now() + make_interval(secs => $17),
+        coalesce(
+            (
+                select l.max_running
+                from concurrency_limits l
+                where l.tenant_id = $2 and l.concurrency_key = $12
+            ),
+            1
+        )
     from fresh
     returning *
 ),

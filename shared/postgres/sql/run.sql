@@ -2,7 +2,7 @@
 -- Postgres decides: pending, first of its key, a free slot, in time. No row = drop the claim.
 -- $1 turn  $2 worker  $3 lease in s   -- scope: system
 with head as (
-    select t.id, t.tenant_id, t.concurrency_key
+    select t.id, t.tenant_id, t.concurrency_key, t.max_running
     from turns t
     where t.id = $1
         and t.status in ({sources:claim})
@@ -21,17 +21,7 @@ free as (
     from head h
     cross join lateral (
         select slot
-        from generate_series(
-            1,
-            coalesce(
-                (
-                    select l.max_running
-                    from concurrency_limits l
-                    where l.tenant_id = h.tenant_id and l.concurrency_key = h.concurrency_key
-                ),
-                1
-            )
-        ) slot
+        from generate_series(1, h.max_running) slot
         where not exists (
             select 1
             from turns busy
@@ -56,7 +46,7 @@ from free
 where t.id = free.id and t.status in ({sources:claim})
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
-    t.concurrency_key, t.model_id, t.settings, t.system_prompt, t.input_message_id,
+    t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt, t.input_message_id,
     t.planned_output_message_id as output_message_id;
 
 -- name: explain_refused_claims :many
@@ -65,6 +55,7 @@ select
     t.id,
     t.tenant_id,
     t.concurrency_key,
+    t.max_running,
     t.accept_seq,
     t.status,
     head.id as head_id,
@@ -203,7 +194,7 @@ where t.id = held.id
     and t.attempt = held.attempt
     and t.worker_id = $1
     and t.status in ({sources:hand_back})
-returning t.id, t.tenant_id, t.concurrency_key, t.accept_seq;
+returning t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq;
 
 -- name: list_lost_turns :many
 -- Running turns whose lease lapsed or whose worker is known to be gone. $1 workers gone  $2 most

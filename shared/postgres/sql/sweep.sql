@@ -1,7 +1,8 @@
 -- name: list_waiting_turns :many
 -- Pages through everything Redis should know, to rebuild it after a loss. $1 after seq  $2 most
 -- -- scope: system
-select t.id, t.tenant_id, t.concurrency_key, t.accept_seq, t.status
+select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq,
+    t.status = {target:claim} as running
 from turns t
 where t.status in ({sources:claim}, {target:claim}) and t.accept_seq > $1
 order by t.accept_seq
@@ -10,7 +11,7 @@ limit $2;
 -- name: list_stalled_heads :many
 -- Pending turns that could run now and have waited: Redis may have forgotten them.
 -- $1 after seq  $2 most  $3 waited s   -- scope: system
-select t.id, t.tenant_id, t.concurrency_key, t.accept_seq
+select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq
 from turns t
 where t.status in ({sources:claim})
     and t.accept_seq > $1

@@ -1,0 +1,106 @@
+"""Many small writes in one commit: while one batch is being committed, the next one gathers.
+
+No timer: on an idle process a write goes out at once, on a busy one commits carry many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from shared.errors import PostgresUnavailable
+from shared.postgres.pool import Database
+
+MAX_BATCH: Final = 64
+_LANES: Final = 2
+"""Batches in flight at once: one commits while the other is being sent."""
+
+
+class GroupCommit:
+    """Runs one named query for many callers. The query returns a row with `id` = its first argument.
+
+    A caller gets its row, or None when its run changed nothing. When one run of a batch breaks a
+    constraint, the batch is undone and its runs are repeated one by one: each caller gets its own
+    outcome.
+    """
+
+    def __init__(self, database: Database, query: str) -> None:
+        self._database = database
+        self._query = query
+        self._gathering: list[tuple[Sequence[Any], asyncio.Future[asyncpg.Record | None]]] = []
+        self._flushes: set[asyncio.Task[None]] = set()
+
+    async def run(self, *args: Any) -> asyncpg.Record | None:
+        """The row of this run, once its batch is committed.
+
+        A cancelled caller does not undo its write.
+
+        Raises:
+            PostgresUnavailable: the outcome of the commit is unknown, or it did not happen.
+            asyncpg.PostgresError: this run broke a constraint.
+        """
+        future: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
+        self._gathering.append((args, future))
+        if len(self._flushes) < _LANES:
+            self._start_flush()
+        return await future
+
+    def _start_flush(self) -> None:
+        task = asyncio.create_task(self._flush())
+        self._flushes.add(task)
+        task.add_done_callback(self._flushed)
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._flushes.discard(task)
+        if self._gathering and len(self._flushes) < _LANES:
+            self._start_flush()
+        if not task.cancelled():
+            task.result()  # a defect in _flush must be loud
+
+    async def _flush(self) -> None:
+        batch, self._gathering = self._gathering[:MAX_BATCH], self._gathering[MAX_BATCH:]
+        if not batch:
+            return
+        try:
+            rows = await self._database.fetch_each(self._query, [args for args, _ in batch])
+        except asyncpg.PostgresError as error:
+            if len(batch) == 1:
+                _fail(batch[0][1], error)
+            else:
+                for single in batch:
+                    await self._run_alone(*single)
+        except PostgresUnavailable as error:
+            for _, future in batch:
+                _fail(future, error)
+        else:
+            found = {row["id"]: row for row in rows}
+            for args, future in batch:
+                if not future.done():
+                    future.set_result(found.get(args[0]))
+        finally:
+            for _, future in batch:
+                _fail(future, asyncio.CancelledError())
+
+    async def _run_alone(
+        self, args: Sequence[Any], future: asyncio.Future[asyncpg.Record | None]
+    ) -> None:
+        try:
+            row = await self._database.fetch_one(self._query, *args)
+        except (asyncpg.PostgresError, PostgresUnavailable) as error:
+            _fail(future, error)
+        else:
+            if not future.done():
+                future.set_result(row)
+
+
+def _fail(future: asyncio.Future[asyncpg.Record | None], error: BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(error, asyncio.CancelledError):
+        future.cancel()
+    else:
+        future.set_exception(error)
+        future.exception()  # read here: the caller may have gone

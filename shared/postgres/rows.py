@@ -1,0 +1,66 @@
+"""Rows of Postgres as values of the domain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.turn.events import Usage
+from shared.turn.model import ClaimedTurn, Turn
+from shared.turn.state import TurnStatus
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+def turn_from_row(row: asyncpg.Record) -> Turn:
+    """A row of `turns` as a `Turn`."""
+    return Turn(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        user_id=row["user_id"],
+        thread_id=row["thread_id"],
+        status=TurnStatus(row["status"]),
+        attempt=row["attempt"],
+        accept_seq=row["accept_seq"],
+        input_message_id=row["input_message_id"],
+        planned_output_message_id=row["planned_output_message_id"],
+        output_message_id=row["output_message_id"],
+        model_id=row["model_id"],
+        settings=row["settings"],
+        concurrency_key=row["concurrency_key"],
+        max_running=row["max_running"],
+        idempotency_key=row["idempotency_key"],
+        usage=None if row["usage"] is None else Usage.model_validate(row["usage"]),
+        error=(
+            None
+            if row["error_code"] is None
+            else {"code": row["error_code"], "message": row["error_message"] or ""}
+        ),
+        worker_id=row["worker_id"],
+        last_seq=row["last_seq"],
+        cancel_requested_at=row["cancel_requested_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
+    """A row of `claim_turn` as a `ClaimedTurn`."""
+    return ClaimedTurn(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        user_id=row["user_id"],
+        thread_id=row["thread_id"],
+        attempt=row["attempt"],
+        accept_seq=row["accept_seq"],
+        crash_count=row["crash_count"],
+        concurrency_key=row["concurrency_key"],
+        max_running=row["max_running"],
+        model_id=row["model_id"],
+        settings=row["settings"],
+        system_prompt=row["system_prompt"],
+        input_message_id=row["input_message_id"],
+        output_message_id=row["output_message_id"],
+    )

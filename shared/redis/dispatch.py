@@ -1,0 +1,132 @@
+"""Who is woken, and in which order: lines per concurrency key, one ready set, the generation.
+
+Nothing here decides anything: a claim in Postgres does. Everything here can be rebuilt from there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from shared.redis.connection import RedisConnection
+from shared.redis.keys import DISPATCH_TTL_S, GENERATION_TTL_S, Keys
+from shared.redis.scripts import load_script
+
+_RUN_ID_PREFIX: Final = b"run_id:"
+
+
+@dataclass(frozen=True, slots=True)
+class LineChange:
+    """What is new on one concurrency key. `waiting` maps turn → accept_seq."""
+
+    tenant_id: UUID
+    concurrency_key: str
+    max_running: int
+    over: list[UUID] = field(default_factory=list)
+    running: list[UUID] = field(default_factory=list)
+    waiting: dict[UUID, int] = field(default_factory=dict)
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyTurns:
+    """Turns taken off the ready set, and the generation read in the same step."""
+
+    generation: str
+    turn_ids: list[UUID]
+
+
+class CommandConnection(RedisConnection):
+    """A connection that distrusts the state of a restarted or promoted Redis."""
+
+    def __init__(self, url: str, keys: Keys) -> None:
+        super().__init__(url)
+        self._keys = keys
+        self._guard = load_script("guard_generation")
+
+    async def _greet(self) -> None:
+        info = await self.send("INFO", "server")
+        run_id = _read_run_id(info)
+        await self.send("EVAL", self._guard.body, 1, self._keys.generation, run_id)
+
+
+class Dispatch:
+    """Dispatch over one connection. Raises as `RedisConnection.call`."""
+
+    def __init__(self, connection: RedisConnection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._settle = load_script("settle_line")
+        self._claim = load_script("claim_ready")
+
+    async def settle(self, change: LineChange) -> int:
+        """Applies a change to one line; returns how many turns became ready."""
+        keys = self._keys
+        return int(
+            await self._settle.run(
+                self._connection,
+                (
+                    keys.line(change.tenant_id, change.concurrency_key),
+                    keys.busy(change.tenant_id, change.concurrency_key),
+                    keys.ready,
+                    keys.clock,
+                    keys.tags,
+                    keys.wake,
+                ),
+                (
+                    str(change.tenant_id),
+                    change.max_running,
+                    _join(change.over),
+                    _join(change.running),
+                    " ".join(f"{seq}:{turn_id}" for turn_id, seq in change.waiting.items()),
+                    "1" if change.reset else "0",
+                    DISPATCH_TTL_S,
+                ),
+            )
+        )
+
+    async def take_ready(self, most: int) -> ReadyTurns | None:
+        """Up to `most` ready turns; None when Redis has lost its state."""
+        keys = self._keys
+        reply = await self._claim.run(
+            self._connection,
+            (keys.generation, keys.ready, keys.clock, keys.wake),
+            (most, DISPATCH_TTL_S),
+        )
+        if not reply:
+            return None
+        return ReadyTurns(reply[0].decode(), [UUID(item.decode()) for item in reply[1:]])
+
+    async def read_generation(self) -> str | None:
+        """The present generation, or None when Redis has lost its state."""
+        reply = await self._connection.call("GET", self._keys.generation)
+        return None if reply is None else reply.decode()
+
+    async def begin_generation(self) -> str:
+        """Makes a generation unless there is one. Only after a rebuild from Postgres."""
+        run_id = _read_run_id(await self._connection.call("INFO", "server"))
+        token = f"{run_id}:{secrets.token_hex(8)}"
+        await self._connection.call(
+            "SET", self._keys.generation, token, "NX", "EX", GENERATION_TTL_S
+        )
+        return await self.read_generation() or token
+
+    async def keep_generation(self) -> bool:
+        """Prolongs the generation; False when there is none."""
+        return bool(
+            await self._connection.call("EXPIRE", self._keys.generation, GENERATION_TTL_S)
+        )
+
+
+def _join(turn_ids: Iterable[UUID]) -> str:
+    return " ".join(str(turn_id) for turn_id in turn_ids)
+
+
+def _read_run_id(info: bytes) -> str:
+    for line in info.splitlines():
+        if line.startswith(_RUN_ID_PREFIX):
+            return line.removeprefix(_RUN_ID_PREFIX).decode()
+    return "unknown"
