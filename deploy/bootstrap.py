@@ -8,12 +8,15 @@ that an old Python can still read it and say what is missing.
     python3 deploy/bootstrap.py run | test | check | setup | lint | types | ...  [arguments]
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -45,36 +48,36 @@ COMMANDS = {
 CHECK = ["lint", "lint-format", "types", "imports", "codespell", "lock-check", "test"]
 
 
-def say(text):
+def say(text: str) -> None:
     print("setup: " + text, file=sys.stderr, flush=True)
 
 
-def give_up(text):
+def give_up(text: str) -> NoReturn:
     sys.exit("setup: " + text)
 
 
-def require_supported_python():
+def require_supported_python() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036  an older Python must get this line, not a traceback
-        give_up("Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])  # noqa: UP031  readable by old Pythons
+        give_up("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
     if sys.platform == "win32":
         give_up("Linux or macOS is needed (on Windows: WSL)")
 
 
-def stamp_of(lock):
+def stamp_of(lock: str) -> str:
     digest = hashlib.sha256(sys.version.encode() + (ROOT / lock).read_bytes())
     return digest.hexdigest()
 
 
-def stamp_path(lock):
+def stamp_path(lock: str) -> Path:
     return VENV / (lock + ".installed")
 
 
-def is_installed(lock):
+def is_installed(lock: str) -> bool:
     path = stamp_path(lock)
     return path.exists() and path.read_text() == stamp_of(lock) and PYTHON.exists()
 
 
-def missing_locks(command):
+def missing_locks(command: str) -> list[str]:
     """The locks that the command needs and .venv does not have."""
     wanted = []
     if command != "run":
@@ -86,23 +89,23 @@ def missing_locks(command):
     return [lock for lock in wanted if not is_installed(lock)]
 
 
-def make_venv():
+def make_venv() -> None:
     """A virtual environment of this very Python; one of another Python is replaced."""
     marker = VENV / "made-by"
     if PYTHON.exists() and marker.exists() and marker.read_text() == sys.version:
         return
     if VENV.exists() and not (VENV / "pyvenv.cfg").exists():
-        give_up("%s exists and is no virtual environment; move it away" % VENV)  # noqa: UP031
-    import venv  # noqa: PLC0415  slow, and not needed when everything is in place
+        give_up(f"{VENV} exists and is no virtual environment; move it away")
+    import venv  # slow, and not needed when everything is in place
 
-    say("making .venv with Python %d.%d.%d" % sys.version_info[:3])  # noqa: UP031
+    say("making .venv with Python " + sys.version.split()[0])
     if VENV.exists():
         shutil.rmtree(str(VENV))
     venv.create(str(VENV), with_pip=False, symlinks=True)
     marker.write_text(sys.version)
 
 
-def works(command):
+def works(command: list[str]) -> bool:
     try:
         answer = subprocess.run(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
@@ -112,7 +115,7 @@ def works(command):
     return answer.returncode == 0
 
 
-def installer():
+def installer() -> list[str]:
     """The command that installs into .venv: uv, this Python's pip, or a pip unpacked from it."""
     if shutil.which("uv"):
         return ["uv", "pip", "install", "--quiet", "--no-build", "--python", str(PYTHON)]
@@ -124,18 +127,19 @@ def installer():
     inside = [str(PYTHON), "-m", "pip"]
     if works([*inside, "--version"]) or works([str(PYTHON), "-m", "ensurepip"]):
         return [*inside, "install", *pip_options]
-    return give_up(
+    give_up(
         "no pip found. Install it (Debian and Ubuntu: apt install python3-pip;"
         " Fedora: dnf install python3-pip), or uv, and run this again"
     )
 
 
-def install(lock, command):
+def install(lock: str, command: list[str]) -> None:
     """Installs one lock; the stamp is written last."""
     stamp = stamp_path(lock)
     if stamp.exists():
         stamp.unlink()
-    say("installing %s" % lock)  # noqa: UP031
+    packages = (ROOT / lock).read_text().count("==")
+    say(f"installing {lock} ({packages} packages)")
     options = ["--require-hashes", "-r", str(ROOT / lock)]
     if lock == LOCAL_LLM_LOCK:
         options.insert(0, "--no-deps")
@@ -145,14 +149,14 @@ def install(lock, command):
     elif lock == LOCAL_LLM_LOCK:
         say("the local model could not be installed; going on without it (LOCAL_LLM=0 skips it)")
     else:
-        give_up("installing %s failed (see above); run the same command again" % lock)  # noqa: UP031
+        give_up(f"installing {lock} failed (see above); run the same command again")
 
 
-def prepare(command):
+def prepare(command: str) -> None:
     """Brings .venv up to what the command needs. One process at a time; others wait for it."""
     if not missing_locks(command):
         return
-    import fcntl  # noqa: PLC0415  not there on Windows, where require_supported_python speaks first
+    import fcntl  # not there on Windows, where require_supported_python speaks first
 
     with (ROOT / ".venv.lock").open("w") as lock_file:
         try:
@@ -169,19 +173,19 @@ def prepare(command):
     say("done")
 
 
-def existing_sources():
+def existing_sources() -> list[str]:
     return [name for name in SOURCES if any((ROOT / name).rglob("*.py"))]
 
 
-def command_line(command, arguments):
+def command_line(command: str, arguments: list[str]) -> list[str]:
     words = [str(PYTHON), *COMMANDS[command], *arguments]
     if command == "types" and not arguments:
         words += existing_sources()
     return words
 
 
-def check(arguments):
-    """Every step, also after one has failed; arguments go to the tests. Exit code 1 if any failed."""
+def check(arguments: list[str]) -> None:
+    """Every step, also after one has failed; arguments go to the tests."""
     failed = []
     for step in CHECK:
         print("== " + step, flush=True)
@@ -192,11 +196,11 @@ def check(arguments):
         sys.exit("failed: " + ", ".join(failed))
 
 
-def main():
+def main() -> None:
     command, arguments = (sys.argv[1:2] or ["help"])[0], sys.argv[2:]
     if command not in COMMANDS and command not in ("setup", "check"):
         known = ["setup", "check", *COMMANDS]
-        sys.exit("usage: python3 deploy/bootstrap.py %s" % " | ".join(known))  # noqa: UP031
+        sys.exit("usage: python3 deploy/bootstrap.py " + " | ".join(known))
     require_supported_python()
     state_dir = os.environ.get("TURNKEEP_STATE_DIR")
     if state_dir:  # relative to where the caller stands, not to the project

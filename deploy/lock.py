@@ -50,9 +50,7 @@ def declared_locks() -> list[Lock]:
             (*runtime, *groups["test"], *groups["dev"]),
             constraint="requirements.lock",
         ),
-        Lock(
-            "requirements-local-llm.lock", tuple(extras["local-llm"]), resolve_dependencies=False
-        ),
+        Lock("requirements-local-llm.lock", tuple(extras["local-llm"]), resolve_dependencies=False),
     ]
 
 
