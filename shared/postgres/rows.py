@@ -48,6 +48,7 @@ def turn_from_row(row: asyncpg.Record) -> Turn:
 
 def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
     """A row of `claim_turn` as a `ClaimedTurn`."""
+    prompts = (row["thread_system_prompt"], row["system_prompt"])
     return ClaimedTurn(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -60,7 +61,7 @@ def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
         max_running=row["max_running"],
         model_id=row["model_id"],
         settings=row["settings"],
-        system_prompt=row["system_prompt"],
+        instructions="\n\n".join(filter(None, prompts)) or None,
         input_message_id=row["input_message_id"],
         output_message_id=row["output_message_id"],
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, Self
 from uuid import UUID
 
@@ -92,6 +94,25 @@ class FollowHub:
             for follower in followers:
                 follower.skip_to_end()
 
+    @asynccontextmanager
+    async def listen_for_end(self, turn_id: UUID) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when the turn's end is published, or when that may be missed."""
+        ended = asyncio.Event()
+
+        def hear(message: bytes | None) -> None:
+            if message is None or is_ended(message[message.rfind(b"\n") + 1 :]):
+                ended.set()
+
+        channel = self._keys.events(turn_id)
+        try:
+            subscription = await self._subscriber.subscribe(channel, hear)
+        except RedisUnavailable:
+            subscription = self._subscriber.subscribe_soon(channel, hear)
+        try:
+            yield ended
+        finally:
+            subscription.close()
+
     async def subscribe(self, follower: Follower) -> Subscription:
         """Listens on the turn's channel; without Redis the reader hears once it is back."""
         channel = self._keys.events(follower.turn.id)
@@ -160,7 +181,7 @@ class Follower:
         """Takes a published message; None means that some may have been missed."""
         if message is None:
             self._from_log = True
-        elif not self._from_log or self._live:
+        elif not self._from_log:
             self._live.append(parse_message(message))
             self._live_bytes += len(message)
             if self._live_bytes > self._hub.buffer_bytes:

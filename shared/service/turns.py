@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 DELIVER_WAIT_S: Final = 0.05
 """How long an acknowledged cancel waits for this process' readers to hear the end."""
+END_POLL_S: Final = 5.0
+"""How often a waiting caller asks Postgres, should Redis not tell."""
 REDIS_AWAY_CANCEL_WAIT_S: Final = 2.5
 """Without Redis a worker learns of a cancel by its heartbeat."""
 
@@ -204,20 +206,23 @@ class TurnService:
 
     async def wait(self, principal: Principal, turn: Turn, timeout_s: float) -> Turn:
         """The turn once it has ended, or as it is after `timeout_s`."""
-        if turn.is_terminal:
-            return turn
-        await self._await_end(turn, timeout_s)
-        return await self.get(principal, turn.id)
+        return turn if turn.is_terminal else await self._await_end(principal, turn.id, timeout_s)
 
-    async def _await_end(self, turn: Turn, timeout_s: float) -> None:
-        # Nobody reads the text here: start behind everything logged and wait for the end.
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        async with self._hub.follow(turn, Cursor(max(turn.attempt, 1), 0)) as follower:
-            while not follower.is_done.is_set():
-                left_s = deadline - asyncio.get_running_loop().time()
-                if left_s <= 0:
-                    return
-                await follower.read(left_s)
+    async def _await_end(self, principal: Principal, turn_id: UUID, timeout_s: float) -> Turn:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        async with self._hub.listen_for_end(turn_id) as ended:
+            while True:
+                ended.clear()
+                turn = await self.get(principal, turn_id)
+                left_s = deadline - loop.time()
+                if turn.is_terminal or left_s <= 0:
+                    return turn
+                try:
+                    async with asyncio.timeout(min(left_s, END_POLL_S)):
+                        await ended.wait()
+                except TimeoutError:
+                    continue
 
     # -- cancel
 
@@ -278,10 +283,9 @@ class TurnService:
     async def _cancel_running(self, principal: Principal, turn: Turn) -> Turn:
         heard = await self._signal_worker(turn)
         if heard is None:
-            await self._await_end(turn, REDIS_AWAY_CANCEL_WAIT_S)
+            turn = await self._await_end(principal, turn.id, REDIS_AWAY_CANCEL_WAIT_S)
         elif heard:
-            await self._await_end(turn, self._cancel_wait_s)
-        turn = await self.get(principal, turn.id)
+            turn = await self._await_end(principal, turn.id, self._cancel_wait_s)
         while not turn.is_terminal:
             forced = await self._force_cancel(turn)
             turn = forced or await self.get(principal, turn.id)

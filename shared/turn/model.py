@@ -122,7 +122,8 @@ class ClaimedTurn:
     max_running: int
     model_id: str
     settings: dict[str, Any]
-    system_prompt: str | None
+    instructions: str | None
+    """The thread's system prompt, then the turn's own."""
     input_message_id: UUID
     output_message_id: UUID
 

@@ -47,7 +47,8 @@ where t.id = free.id and t.status in ({sources:claim})
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt, t.input_message_id,
-    t.planned_output_message_id as output_message_id;
+    t.planned_output_message_id as output_message_id,
+    (select th.system_prompt from threads th where th.id = t.thread_id) as thread_system_prompt;
 
 -- name: explain_refused_claims :many
 -- Why claims changed no row, so that Redis can be put right. $1 turns   -- scope: system
@@ -57,7 +58,8 @@ select
     t.concurrency_key,
     t.max_running,
     t.accept_seq,
-    t.status,
+    t.status in ({sources:claim}) as waits,
+    t.expires_at <= now() as too_late,
     head.id as head_id,
     head.accept_seq as head_seq,
     array(

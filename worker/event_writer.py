@@ -1,0 +1,244 @@
+"""Writes the events of all turns of a process to their logs: coalesced, fenced, repairable.
+
+While one flush is in flight the next one gathers: no timer on an idle process, large batches on a
+busy one. A turn's events stay in memory until it ends, so a log that Redis has lost is written
+again from its first event, and readers go on at their cursor as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from shared.errors import PostgresUnavailable, RedisUnavailable, TurnFailed
+from shared.metrics import Metrics
+from shared.postgres.pool import Database
+from shared.redis.connection import RedisReplyError
+from shared.redis.dispatch import Dispatch
+from shared.redis.event_log import EventLog, LogReply
+from shared.redis.scripts import Word
+from shared.turn.events import Event, encode_event
+
+log = structlog.get_logger(__name__)
+
+ENTRY_MAX_BYTES: Final = 32_768
+"""One log entry holds at most so many bytes (or one event), which bounds a reader's page."""
+_RETRY_PAUSE_S: Final = 0.1
+
+
+class TurnLog:
+    """The events of one attempt. `generation` is None while its log is not (or no longer) open."""
+
+    __slots__ = (
+        "_writer",
+        "attempt",
+        "final",
+        "first_written_at",
+        "flushed",
+        "generation",
+        "is_open",
+        "lost",
+        "on_fenced",
+        "payloads",
+        "size_bytes",
+        "turn_id",
+        "written",
+    )
+
+    def __init__(
+        self,
+        writer: EventWriter,
+        turn_id: UUID,
+        attempt: int,
+        generation: str | None,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self.turn_id = turn_id
+        self.attempt = attempt
+        self.generation = generation
+        self.on_fenced = on_fenced
+        self.is_open = False
+        self.lost = generation is None
+        self.final = False
+        self.payloads: list[bytes] = []
+        self.size_bytes = 0
+        self.written = 0
+        self.flushed = asyncio.Event()
+        self.first_written_at: float | None = None
+
+    @property
+    def last_seq(self) -> int:
+        """Seq of the newest event, written or not."""
+        return len(self.payloads)
+
+    def append(self, event: Event, *, final: bool = False) -> None:
+        """Adds an event; it leaves with the next flush.
+
+        Raises:
+            TurnFailed: the turn says more than a log may hold.
+        """
+        payload = encode_event(event)
+        self.size_bytes += len(payload)
+        if self.size_bytes > self._writer.max_bytes and not final:
+            raise TurnFailed("output_limit", "The turn's output exceeds the size limit")
+        self.payloads.append(payload)
+        self.final = final
+        self.flushed.clear()
+        self._writer.mark(self)
+
+    def next_chunk(self) -> list[bytes]:
+        """The events of the next entry."""
+        size = 0
+        for index in range(self.written, len(self.payloads)):
+            size += len(self.payloads[index])
+            if size > ENTRY_MAX_BYTES and index > self.written:
+                return self.payloads[self.written : index]
+        return self.payloads[self.written :]
+
+
+class EventWriter:
+    """The one writer of a worker process; `run` is its flush loop."""
+
+    def __init__(
+        self,
+        *,
+        event_log: EventLog,
+        dispatch: Dispatch,
+        database: Database,
+        metrics: Metrics,
+        max_bytes: int,
+        on_generation_lost: Callable[[], None],
+    ) -> None:
+        self.max_bytes = max_bytes
+        self._event_log = event_log
+        self._dispatch = dispatch
+        self._database = database
+        self._metrics = metrics
+        self._on_generation_lost = on_generation_lost
+        self._dirty: dict[UUID, TurnLog] = {}
+        self._lost: dict[UUID, TurnLog] = {}
+        self._wake = asyncio.Event()
+        self._wake_repair = asyncio.Event()
+
+    def open(
+        self, turn_id: UUID, attempt: int, generation: str | None, on_fenced: Callable[[], None]
+    ) -> TurnLog:
+        """A log for a freshly claimed attempt. `generation` was read before the claim."""
+        return TurnLog(self, turn_id, attempt, generation, on_fenced)
+
+    def mark(self, turn_log: TurnLog) -> None:
+        """Notes that `turn_log` has something to write."""
+        if turn_log.lost:
+            self._lost[turn_log.turn_id] = turn_log
+            self._wake_repair.set()
+        else:
+            self._dirty[turn_log.turn_id] = turn_log
+            self._wake.set()
+
+    def forget(self, turn_log: TurnLog) -> None:
+        """Drops what is unwritten: the attempt is over or fenced."""
+        for table in (self._dirty, self._lost):
+            if table.get(turn_log.turn_id) is turn_log:
+                del table[turn_log.turn_id]
+        turn_log.flushed.set()
+
+    async def run(self) -> None:
+        """Flushes until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_flushes())
+            group.create_task(self._run_repairs())
+
+    async def _run_flushes(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._dirty = list(self._dirty.values()), {}
+            async with asyncio.TaskGroup() as group:
+                for turn_log in batch:
+                    group.create_task(self._flush(turn_log))
+
+    async def _flush(self, turn_log: TurnLog) -> None:
+        chunk = turn_log.next_chunk()
+        if not chunk or turn_log.lost:
+            return
+        final = turn_log.final and turn_log.written + len(chunk) == turn_log.last_seq
+        try:
+            reply = await self._write(turn_log, chunk, final=final)
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.warning("event_log.unwritten", turn_id=str(turn_log.turn_id), error=str(error))
+            self._lose(turn_log)
+            return
+        self._take_reply(turn_log, reply)
+
+    async def _write(self, turn_log: TurnLog, chunk: list[bytes], *, final: bool) -> LogReply:
+        if turn_log.is_open:
+            return await self._event_log.append(
+                turn_log.turn_id, turn_log.attempt, turn_log.written + 1, chunk, final=final
+            )
+        if turn_log.generation is None:
+            return LogReply(Word.STALEGEN, 0)
+        return await self._event_log.open(
+            turn_log.turn_id, turn_log.attempt, turn_log.generation, chunk, final=final
+        )
+
+    def _take_reply(self, turn_log: TurnLog, reply: LogReply) -> None:
+        self._metrics.log_writes.labels(word=reply.word).inc()
+        match reply.word:
+            case Word.OK | Word.DUP | Word.GAP:
+                turn_log.is_open = True
+                turn_log.written = min(reply.last_seq, turn_log.last_seq)
+                if turn_log.written < turn_log.last_seq:
+                    self.mark(turn_log)
+                else:
+                    turn_log.flushed.set()
+            case Word.NOSTATE | Word.STALEGEN:
+                self._lose(turn_log)
+            case Word.FENCED | Word.CLOSED | Word.FULL:
+                self.forget(turn_log)
+                turn_log.on_fenced()
+
+    def _lose(self, turn_log: TurnLog) -> None:
+        turn_log.lost = True
+        self.mark(turn_log)
+
+    async def _run_repairs(self) -> None:
+        """Opens lost logs again: generation first, then Postgres, then the log."""
+        while True:
+            await self._wake_repair.wait()
+            self._wake_repair.clear()
+            try:
+                repaired = await self._repair()
+            except (RedisUnavailable, RedisReplyError, PostgresUnavailable):
+                repaired = False
+            if not repaired:
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                self._wake_repair.set()
+
+    async def _repair(self) -> bool:
+        generation = await self._dispatch.read_generation()
+        if generation is None:
+            self._on_generation_lost()
+            return False
+        lost = list(self._lost.values())
+        rows = await self._database.fetch_many(
+            "validate_attempts", [t.turn_id for t in lost], [t.attempt for t in lost]
+        )
+        valid = {row["id"] for row in rows}
+        for turn_log in lost:
+            self._lost.pop(turn_log.turn_id, None)
+            # An ended turn's last event is still owed to its readers; nobody else can hold it.
+            if turn_log.turn_id in valid or turn_log.final:
+                turn_log.generation = generation
+                turn_log.is_open = False
+                turn_log.written = 0
+                turn_log.lost = False
+                self.mark(turn_log)
+            else:
+                self.forget(turn_log)
+                turn_log.on_fenced()
+        return True

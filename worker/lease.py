@@ -1,0 +1,76 @@
+"""The heartbeat: one statement prolongs the leases of all turns of this process.
+
+Its answer carries news the other way: a turn that is missing was taken over, and a flag says that
+somebody wants it cancelled, should the direct word have been lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.postgres.pool import Database
+from shared.redis.connection import RedisReplyError
+from shared.redis.control import Control
+from worker.held_turns import HeldTurns, StopReason
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Keeps leases and the worker's announcement alive; `run` is its loop."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        control: Control,
+        held: HeldTurns,
+        worker_id: str,
+        interval_s: float,
+        lease_s: float,
+    ) -> None:
+        self._database = database
+        self._control = control
+        self._held = held
+        self._worker_id = worker_id
+        self._interval_s = interval_s
+        self._lease_s = lease_s
+
+    async def run(self) -> None:
+        """Beats until cancelled."""
+        while True:
+            await self.beat()
+            await asyncio.sleep(self._interval_s)
+
+    async def beat(self) -> None:
+        """One heartbeat. What cannot be reached is tried again at the next."""
+        try:
+            await self._renew()
+        except PostgresUnavailable as error:
+            log.warning("lease.unrenewed", error=str(error), turns=len(self._held))
+        try:
+            await self._control.announce_worker(self._worker_id)
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.debug("worker.unannounced", error=str(error))
+
+    async def _renew(self) -> None:
+        asked = [held for held in self._held.all() if not held.is_ending]
+        if not asked:
+            return
+        rows = await self._database.fetch_many(
+            "renew_leases",
+            self._worker_id,
+            [held.turn.id for held in asked],
+            [held.turn.attempt for held in asked],
+            self._lease_s,
+        )
+        kept = {(row["id"], row["attempt"]): row["cancel_requested"] for row in rows}
+        for held in asked:
+            cancel_requested = kept.get((held.turn.id, held.turn.attempt))
+            if cancel_requested:
+                held.stop(StopReason.CANCEL)
+            elif cancel_requested is None and not held.is_ending:
+                held.stop(StopReason.FENCED)

@@ -1,0 +1,140 @@
+"""Takes turns from workers that are gone. Fencing makes a false suspicion harmless.
+
+A dead process is noticed at once: the kernel closes its sockets, and its control subscription in
+Redis disappears. A host that vanishes without closing anything is noticed when its leases lapse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.metrics import Metrics
+from shared.postgres.pool import Database
+from shared.postgres.rows import turn_from_row
+from shared.redis.connection import RedisReplyError
+from shared.redis.control import Control
+from shared.redis.dispatch import Dispatch, LineChange
+from shared.service.turns import TurnService
+from shared.turn.model import Turn
+
+log = structlog.get_logger(__name__)
+
+MOST_PER_PASS: Final = 200
+LAPSED_INTERVAL_S: Final = 1.0
+_SUSPECTED_TWICE: Final = 2
+
+
+class Reaper:
+    """Every worker runs one; they do not need to agree. `run` is its loop."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        dispatch: Dispatch,
+        control: Control,
+        turns: TurnService,
+        metrics: Metrics,
+        worker_id: str,
+        interval_s: float,
+        lease_s: float,
+        crash_budget: int,
+    ) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._control = control
+        self._turns = turns
+        self._metrics = metrics
+        self._worker_id = worker_id
+        self._interval_s = interval_s
+        self._lease_s = lease_s
+        self._crash_budget = crash_budget
+        self._suspected: dict[str, int] = {}
+        self._lapsed_due_at = 0.0
+        self._trust_leases_at = 0.0
+
+    async def run(self) -> None:
+        """Reaps until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.reap(await self._find_gone_workers())
+            except PostgresUnavailable as error:
+                # Nobody could renew a lease either: give everyone one lease of time afterwards.
+                self._trust_leases_at = time.monotonic() + self._lease_s
+                log.warning("reaper.paused", error=str(error))
+
+    async def _find_gone_workers(self) -> list[str]:
+        """Workers whose subscription was missing twice in a row, while our own was seen."""
+        try:
+            silent = await self._control.list_silent_workers()
+        except (RedisUnavailable, RedisReplyError):
+            silent = {self._worker_id}
+        if self._worker_id in silent:
+            self._suspected.clear()
+            return []
+        self._suspected = {worker: self._suspected.get(worker, 0) + 1 for worker in silent}
+        return [w for w, times in self._suspected.items() if times >= _SUSPECTED_TWICE]
+
+    async def reap(self, gone: list[str]) -> int:
+        """Takes over what the workers in `gone` held, and what has a lapsed lease."""
+        now = time.monotonic()
+        look_at_leases = now >= self._lapsed_due_at and now >= self._trust_leases_at
+        if not gone and not look_at_leases:
+            return 0
+        if look_at_leases:
+            self._lapsed_due_at = now + LAPSED_INTERVAL_S
+        rows = await self._database.fetch_many("list_lost_turns", gone, MOST_PER_PASS)
+        taken = 0
+        for row in rows:
+            if row["lapsed"] and row["worker_id"] not in gone and not look_at_leases:
+                continue
+            taken += await self._take(row["id"], row["attempt"], gone, lapsed=row["lapsed"])
+        if gone and len(rows) < MOST_PER_PASS:
+            await self._forget(gone)
+        return taken
+
+    async def _take(self, turn_id: object, attempt: int, gone: list[str], *, lapsed: bool) -> int:
+        row = await self._database.fetch_one(
+            "reap_turn", turn_id, attempt, self._crash_budget, gone
+        )
+        if row is None:
+            return 0
+        turn = turn_from_row(row)
+        cause = "lease_lapsed" if lapsed else "worker_gone"
+        self._metrics.takeovers.labels(cause=cause).inc()
+        log.warning(
+            "turn.taken_over", turn_id=str(turn.id), attempt=attempt, cause=cause, status=turn.status
+        )
+        if turn.is_terminal:
+            await self._turns.publish_end(turn)
+        else:
+            await self._wait_again(turn)
+        return 1
+
+    async def _wait_again(self, turn: Turn) -> None:
+        try:
+            await self._dispatch.settle(
+                LineChange(
+                    turn.tenant_id,
+                    turn.concurrency_key,
+                    turn.max_running,
+                    over=[turn.id],
+                    waiting={turn.id: turn.accept_seq},
+                )
+            )
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.warning("turn.undispatched", turn_id=str(turn.id), error=str(error))
+
+    async def _forget(self, gone: list[str]) -> None:
+        for worker_id in gone:
+            self._suspected.pop(worker_id, None)
+        try:
+            await self._control.forget_workers(gone)
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.debug("worker.unforgotten", error=str(error))

@@ -1,0 +1,125 @@
+"""Brings back to Redis what it should know: everything after a loss, single stalled turns else.
+
+Also ends turns that waited too long. Every worker runs one; passes are idempotent and bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+
+from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.metrics import Metrics
+from shared.postgres.pool import Database
+from shared.postgres.rows import turn_from_row
+from shared.redis.connection import RedisReplyError
+from shared.redis.dispatch import Dispatch, LineChange
+from shared.service.turns import TurnService
+
+log = structlog.get_logger(__name__)
+
+PAGE: Final = 500
+STALLED_AFTER_S: Final = 1.5
+EXPIRE_PAGE: Final = 100
+
+
+class Sweeper:
+    """`run` is its loop; `request_rebuild` wakes it when somebody meets a Redis without state."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        dispatch: Dispatch,
+        turns: TurnService,
+        metrics: Metrics,
+        interval_s: float,
+    ) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._turns = turns
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._stalled_after_seq = 0
+        self._woken = asyncio.Event()
+
+    def request_rebuild(self) -> None:
+        """Makes the next pass happen now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Sweeps until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except (PostgresUnavailable, RedisUnavailable, RedisReplyError) as error:
+                log.debug("sweeper.paused", error=str(error))
+                await asyncio.sleep(0.1)
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            finally:
+                self._woken.clear()
+
+    async def sweep(self) -> None:
+        """One pass. Raises when Postgres or Redis is away."""
+        await self._expire()
+        if not await self._dispatch.keep_generation():
+            await self.rebuild()
+        await self._restore_stalled()
+
+    async def rebuild(self) -> None:
+        """Tells Redis everything that waits or runs; then, and only then, a new generation."""
+        after_seq, count = 0, 0
+        while True:
+            rows = await self._database.fetch_many("list_waiting_turns", after_seq, PAGE)
+            for change in _group(rows):
+                await self._dispatch.settle(change)
+            count += len(rows)
+            if len(rows) < PAGE:
+                break
+            after_seq = rows[-1]["accept_seq"]
+        await self._dispatch.begin_generation()
+        self._metrics.rebuilds.inc()
+        log.warning("redis.rebuilt", turns=count)
+
+    async def _restore_stalled(self) -> None:
+        rows = await self._database.fetch_many(
+            "list_stalled_heads", self._stalled_after_seq, PAGE, STALLED_AFTER_S
+        )
+        self._stalled_after_seq = rows[-1]["accept_seq"] if len(rows) == PAGE else 0
+        for row in rows:
+            await self._dispatch.settle(
+                LineChange(
+                    row["tenant_id"],
+                    row["concurrency_key"],
+                    row["max_running"],
+                    waiting={row["id"]: row["accept_seq"]},
+                    reset=True,
+                )
+            )
+
+    async def _expire(self) -> None:
+        for row in await self._database.fetch_many("expire_turns", EXPIRE_PAGE):
+            turn = turn_from_row(row)
+            self._metrics.turns_ended.labels(status=turn.status).inc()
+            log.info("turn.expired", turn_id=str(turn.id))
+            await self._turns.publish_end(turn)
+
+
+def _group(rows: list[Any]) -> list[LineChange]:
+    lines: dict[tuple[Any, str], LineChange] = {}
+    for row in rows:
+        key = (row["tenant_id"], row["concurrency_key"])
+        change = lines.setdefault(key, LineChange(*key, row["max_running"]))
+        if row["running"]:
+            change.running.append(row["id"])
+        else:
+            change.waiting[row["id"]] = row["accept_seq"]
+    return list(lines.values())
+
+

@@ -1,0 +1,316 @@
+"""Runs one claimed turn, top to bottom: prepare → drive the engine → commit → publish → release.
+
+Postgres is written first and decides; Redis hears of it afterwards. A turn that lost its attempt
+writes nothing at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from shared.errors import PostgresUnavailable, RedisUnavailable, TurnFailed
+from shared.ids import new_id
+from shared.metrics import Metrics
+from shared.postgres.group_commit import GroupCommit
+from shared.postgres.pool import Database
+from shared.postgres.rows import turn_from_row
+from shared.redis.connection import RedisReplyError
+from shared.redis.dispatch import Dispatch, LineChange
+from shared.service.follow import ended_event
+from shared.settings import Settings
+from shared.turn.events import TurnStarted
+from shared.turn.messages import preview
+from shared.turn.model import ClaimedTurn, Turn
+from shared.turn.state import TurnStatus
+from worker.engine.base import EngineMessage, EngineRequest, EngineResult, EngineRun
+from worker.engine.registry import Engines
+from worker.event_writer import EventWriter, TurnLog
+from worker.held_turns import HeldTurn, StopReason
+
+log = structlog.get_logger(__name__)
+
+COMMIT_RETRY_S: Final = 0.5
+FLUSH_TIMEOUT_S: Final = 5.0
+_DEADLINE_STEP_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the drive of an attempt ended, before it is committed."""
+
+    status: TurnStatus
+    error: TurnFailed | None = None
+
+
+class TurnRunner:
+    """Runs held turns. `run` never raises for what a turn or a model does."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        dispatch: Dispatch,
+        writer: EventWriter,
+        engines: Engines,
+        metrics: Metrics,
+        settings: Settings,
+    ) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._writer = writer
+        self._engines = engines
+        self._metrics = metrics
+        self._settings = settings
+        self._endings = GroupCommit(database, "end_turn")
+
+    async def run(self, held: HeldTurn) -> None:
+        """Runs a turn to its end, or until it is stopped; releases what it held in Redis."""
+        turn = held.turn
+        turn_log = self._writer.open(
+            turn.id, turn.attempt, held.generation, lambda: held.stop(StopReason.FENCED)
+        )
+        turn_log.append(TurnStarted(attempt=turn.attempt, modelId=turn.model_id))
+        drive = _Drive(self, held, turn_log)
+        task = asyncio.create_task(drive.run())
+        held.attach(task)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            self._writer.forget(turn_log)
+            raise
+        ending = _judge(held, task)
+        if ending is None:
+            self._writer.forget(turn_log)
+            return
+        await self._end(held, turn_log, ending, drive.result())
+
+    # -- prepare
+
+    async def prepare(self, turn: ClaimedTurn) -> EngineRun:
+        """The engine's run of a turn, with the history it may see.
+
+        Raises:
+            TurnFailed: the model or the settings are no good.
+        """
+        rows = await self._load_history(turn)
+        prompt = next((r["content"] for r in rows if r["id"] == turn.input_message_id), "")
+        request = EngineRequest(
+            turn_id=turn.id,
+            thread_id=turn.thread_id,
+            tenant_id=turn.tenant_id,
+            model_id=turn.model_id,
+            settings=turn.settings,
+            instructions=turn.instructions,
+            history=[_as_model_message(r) for r in rows if r["id"] != turn.input_message_id],
+            prompt=prompt,
+        )
+        return self._engines.engine_for(turn.model_id).start(request)
+
+    async def _load_history(self, turn: ClaimedTurn) -> list[asyncpg.Record]:
+        while True:
+            try:
+                return await self._database.fetch_many(
+                    "list_thread_history",
+                    turn.tenant_id,
+                    turn.thread_id,
+                    turn.accept_seq,
+                    turn.input_message_id,
+                    self._settings.history_max_messages,
+                )
+            except PostgresUnavailable:
+                await asyncio.sleep(COMMIT_RETRY_S)
+
+    # -- drive
+
+    async def drive(self, run: EngineRun, turn_log: TurnLog) -> None:
+        """Moves the engine's events into the log, under the three deadlines.
+
+        Raises:
+            TurnFailed: the provider failed, or a deadline passed.
+        """
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        total_deadline = began + settings.turn_timeout_s
+        moved_at = -1.0
+        try:
+            async with asyncio.timeout_at(
+                min(began + settings.first_token_timeout_s, total_deadline)
+            ) as deadline:
+                async for event in run.events():
+                    turn_log.append(event)
+                    now = loop.time()
+                    if now - moved_at >= _DEADLINE_STEP_S:
+                        moved_at = now
+                        deadline.reschedule(
+                            min(now + settings.idle_timeout_s + _DEADLINE_STEP_S, total_deadline)
+                        )
+        except TimeoutError as error:
+            what = "first token" if moved_at < 0 else "answer"
+            if loop.time() >= total_deadline:
+                what = "end of the turn"
+            raise TurnFailed("timeout", f"The model's {what} did not come in time") from error
+
+    # -- end
+
+    async def _end(
+        self, held: HeldTurn, turn_log: TurnLog, ending: Ending, result: EngineResult
+    ) -> None:
+        turn = held.turn
+        held.is_ending = True
+        ended = await self._commit(held, turn_log, ending, result)
+        if ended is None:
+            self._metrics.fenced_commits.inc()
+            log.info("turn.commit_refused", turn_id=str(turn.id), attempt=turn.attempt)
+            self._writer.forget(turn_log)
+            return
+        turn_log.append(ended_event(ended), final=True)
+        await self._publish(turn_log, turn)
+        self._report(ended)
+
+    async def _commit(
+        self, held: HeldTurn, turn_log: TurnLog, ending: Ending, result: EngineResult
+    ) -> Turn | None:
+        """Compare-and-set on (turn, attempt), repeated until Postgres has answered."""
+        turn = held.turn
+        messages = [_as_row(message, turn, result) for message in result.messages]
+        answer = _answer_id(messages, turn)
+        text = next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), None)
+        arguments = (
+            turn.id,
+            turn.tenant_id,
+            turn.attempt,
+            ending.status,
+            ending.error.error_code if ending.error else None,
+            ending.error.message if ending.error else None,
+            result.usage.model_dump(by_alias=True),
+            turn_log.last_seq + 1,
+            answer,
+            messages,
+            preview(text) if text else None,
+        )
+        is_retry = False
+        while held.stop_reason is not StopReason.FENCED:
+            try:
+                row = await self._endings.run(*arguments)
+                if row is None and is_retry:
+                    row = await self._find_own_ending(turn, turn_log.last_seq + 1)
+            except PostgresUnavailable as error:
+                log.warning("turn.commit_delayed", turn_id=str(turn.id), error=str(error))
+                is_retry = True
+                await asyncio.sleep(COMMIT_RETRY_S)
+                continue
+            return None if row is None else turn_from_row(row)
+        return None
+
+    async def _find_own_ending(self, turn: ClaimedTurn, last_seq: int) -> asyncpg.Record | None:
+        """The row, if the commit whose outcome was unknown did happen."""
+        row = await self._database.fetch_one("get_turn_of_tenant", turn.id, turn.tenant_id)
+        if row is None or row["ended_at"] is None:
+            return None
+        return row if (row["attempt"], row["last_seq"]) == (turn.attempt, last_seq) else None
+
+    async def _publish(self, turn_log: TurnLog, turn: ClaimedTurn) -> None:
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                await turn_log.flushed.wait()
+        except TimeoutError:
+            # Readers learn the end from Postgres.
+            log.warning("turn.end_unpublished", turn_id=str(turn.id))
+        self._writer.forget(turn_log)
+        try:
+            await self._dispatch.settle(
+                LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
+            )
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.warning("turn.slot_unreleased", turn_id=str(turn.id), error=str(error))
+
+    def _report(self, turn: Turn) -> None:
+        duration_s = None
+        if turn.started_at is not None and turn.ended_at is not None:
+            duration_s = (turn.ended_at - turn.started_at).total_seconds()
+        self._metrics.turns_ended.labels(status=turn.status).inc()
+        log.info(
+            "turn.ended",
+            turn_id=str(turn.id),
+            thread_id=str(turn.thread_id),
+            status=str(turn.status),
+            model_id=turn.model_id,
+            attempt=turn.attempt,
+            duration_s=duration_s,
+            output_tokens=turn.usage.output_tokens if turn.usage else 0,
+            error_code=turn.error["code"] if turn.error else None,
+        )
+
+
+class _Drive:
+    """The part of a run that a stop cancels."""
+
+    def __init__(self, runner: TurnRunner, held: HeldTurn, turn_log: TurnLog) -> None:
+        self._runner = runner
+        self._held = held
+        self._turn_log = turn_log
+        self._run: EngineRun | None = None
+
+    async def run(self) -> None:
+        self._run = await self._runner.prepare(self._held.turn)
+        await self._runner.drive(self._run, self._turn_log)
+
+    def result(self) -> EngineResult:
+        return EngineResult() if self._run is None else self._run.result()
+
+
+def _judge(held: HeldTurn, task: asyncio.Task[None]) -> Ending | None:
+    """What the drive's end means; None when this worker has no more say in the turn."""
+    error = None if task.cancelled() else task.exception()
+    if held.stop_reason is StopReason.CANCEL:
+        return Ending(TurnStatus.CANCELLED)
+    if held.stop_reason is not None:
+        return None
+    if task.cancelled():
+        raise asyncio.CancelledError
+    if error is None:
+        return Ending(TurnStatus.COMPLETED)
+    if isinstance(error, TurnFailed):
+        return Ending(TurnStatus.FAILED, error)
+    log.error("turn.defect", turn_id=str(held.turn.id), exc_info=error)
+    return Ending(TurnStatus.FAILED, TurnFailed("internal", "The turn failed unexpectedly"))
+
+
+def _as_model_message(row: asyncpg.Record) -> dict[str, Any]:
+    raw = row["raw_data"]
+    if raw is not None:
+        return dict(raw)
+    if row["role"] == "assistant":
+        return {"kind": "response", "parts": [{"part_kind": "text", "content": row["content"]}]}
+    part_kind = "system-prompt" if row["role"] == "system" else "user-prompt"
+    return {"kind": "request", "parts": [{"part_kind": part_kind, "content": row["content"]}]}
+
+
+def _as_row(message: EngineMessage, turn: ClaimedTurn, result: EngineResult) -> dict[str, Any]:
+    is_answer = message is _answer(result)
+    return {
+        "id": str(turn.output_message_id if is_answer else new_id()),
+        "role": message.role,
+        "content": message.content,
+        "raw_data": message.raw,
+    }
+
+
+def _answer(result: EngineResult) -> EngineMessage | None:
+    """The last assistant message: the turn's output."""
+    return next((m for m in reversed(result.messages) if m.role == "assistant"), None)
+
+
+def _answer_id(messages: list[dict[str, Any]], turn: ClaimedTurn) -> str | None:
+    wanted = str(turn.output_message_id)
+    return wanted if any(message["id"] == wanted for message in messages) else None
+
+

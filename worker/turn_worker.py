@@ -1,0 +1,324 @@
+"""The arq worker that runs turns: own claim, own wake-up, own drain; arq keeps the background jobs.
+
+What arq 0.28 does for jobs would lose or repeat turns; each override below names the trap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final, Self
+from uuid import UUID
+
+import asyncpg
+import structlog
+from arq.connections import ArqRedis
+from arq.worker import Worker
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.jobs import deserialize_job, serialize_job
+from shared.postgres.rows import claimed_turn_from_row
+from shared.redis.connection import RedisConnection, RedisReplyError
+from shared.redis.dispatch import LineChange, ReadyTurns
+from shared.turn.model import ClaimedTurn
+from worker.held_turns import HeldTurn, StopReason
+from worker.parts import WorkerParts
+from worker.tasks import cron_jobs
+
+log = structlog.get_logger(__name__)
+
+CLAIM_BATCH: Final = 32
+WAKE_WAIT_S: Final = 1
+JOBS_INTERVAL_S: Final = 1.0
+REDIS_AWAY_POLL_S: Final = 1.0
+_HAND_BACK_TIMEOUT_S: Final = 3.0
+_ERROR_PAUSE_S: Final = 0.2
+
+
+class TurnWorker(Worker):
+    """Claims turns, holds them, and gives them back when it must leave."""
+
+    def __init__(self, parts: WorkerParts) -> None:
+        settings = parts.settings
+        # Trap: arq's pool has no socket timeouts, so a half-open Redis would hang it for ever; and
+        # it pickles jobs, so whoever writes Redis would run code here.
+        pool = ConnectionPool.from_url(
+            settings.redis_url.get_secret_value(),
+            socket_timeout=5,
+            socket_connect_timeout=2,
+            health_check_interval=10,
+        )
+        super().__init__(
+            cron_jobs=cron_jobs(),
+            redis_pool=ArqRedis(
+                connection_pool=pool,
+                job_serializer=serialize_job,
+                job_deserializer=deserialize_job,
+                default_queue_name=parts.keys.jobs,
+            ),
+            queue_name=parts.keys.jobs,
+            job_serializer=serialize_job,
+            job_deserializer=deserialize_job,
+            ctx={"database": parts.database, "settings": settings},
+            # Trap: a lost worker's job reruns after its timeout + 10 s, with no owner token. Nothing
+            # here may be rerun by arq.
+            max_tries=1,
+            retry_jobs=False,
+            keep_result=0,
+            # Trap: arq's signal handler cancels running jobs at once and spends their tries.
+            handle_signals=False,
+        )
+        self._parts = parts
+        self._held = parts.held
+        self._turn_tasks: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+        self._leave_now = asyncio.Event()
+        self._wake = RedisConnection(
+            settings.redis_url.get_secret_value(), reply_timeout_s=WAKE_WAIT_S + 4
+        )
+
+    def drain(self) -> None:
+        """Begins to leave: claims nothing more. Called again: hands everything back at once."""
+        if self._draining.is_set():
+            self._leave_now.set()
+        self._draining.set()
+        self.allow_pick_jobs = False
+
+    async def main(self) -> None:
+        """Serves until drained. Overrides arq's, which asks Redis for INFO and dies without it."""
+        self.ctx["redis"] = self.pool
+        async with self._serve():
+            log.info("worker.ready", worker_id=self._parts.worker_id)
+            while not self._draining.is_set():
+                await self._poll_iteration()
+            await self._leave()
+
+    @contextlib.asynccontextmanager
+    async def _serve(self) -> Any:
+        parts = self._parts
+        loops = (
+            parts.writer.run(),
+            parts.heartbeat.run(),
+            parts.reaper.run(),
+            parts.sweeper.run(),
+            self._run_jobs(),
+        )
+        control = parts.subscriber.subscribe_soon(
+            parts.keys.control(parts.worker_id), self._hear_control
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(loop) for loop in loops]
+                try:
+                    yield self
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        finally:
+            control.close()
+            await self._wake.close()
+
+    async def _poll_iteration(self) -> None:
+        """Claims what is ready, or waits to be woken.
+
+        Trap: arq's polls every 0.5 s with six round trips a job, reads running jobs again and again
+        (which caps the fleet at `queue_read_limit`), and ends the process on a Redis error.
+        """
+        free = self._parts.settings.worker_concurrency - len(self._held)
+        if free <= 0:
+            await self._wait_for_slot()
+            return
+        try:
+            ready = await self._parts.dispatch.take_ready(min(free, CLAIM_BATCH))
+            if ready is None:
+                self._parts.sweeper.request_rebuild()
+                await self._pause(_ERROR_PAUSE_S)
+            elif ready.turn_ids:
+                await self._claim(ready)
+            else:
+                await self._wait_for_wake()
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.warning("worker.redis_away", error=str(error))
+            await self._claim_without_redis(free)
+        except PostgresUnavailable as error:
+            log.warning("worker.postgres_away", error=str(error))
+            await self._pause(_ERROR_PAUSE_S)
+
+    # -- waiting
+
+    async def _wait_for_slot(self) -> None:
+        self._held.changed.clear()
+        if len(self._held) >= self._parts.settings.worker_concurrency:
+            await _first(self._held.changed.wait(), self._draining.wait())
+
+    async def _wait_for_wake(self) -> None:
+        wake = self._parts.keys.wake
+        await _first(self._wake.call("BLPOP", wake, WAKE_WAIT_S), self._draining.wait())
+        if self._draining.is_set():
+            # The token may have been ours already: pass it on.
+            await self._parts.connection.call("RPUSH", wake, "1")
+            await self._parts.connection.call("EXPIRE", wake, 60)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+
+    # -- claiming
+
+    async def _claim(self, ready: ReadyTurns) -> None:
+        claimed = await self._claim_in_postgres(ready.turn_ids)
+        for turn in claimed:
+            self._start(turn, ready.generation)
+        refused = set(ready.turn_ids) - {turn.id for turn in claimed}
+        if refused:
+            await self._settle_refused(refused)
+
+    async def _claim_in_postgres(self, turn_ids: list[UUID]) -> list[ClaimedTurn]:
+        parts = self._parts
+        # Sorted, so that two workers that meet on the same keys lock them in the same order.
+        runs = [(turn_id, parts.worker_id, parts.settings.lease_s) for turn_id in sorted(turn_ids)]
+        try:
+            rows = await parts.database.fetch_each("claim_turn", runs)
+        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+            # Somebody else took the same slot in this very moment: let each claim stand alone.
+            rows = []
+            for run in runs:
+                with contextlib.suppress(
+                    asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError
+                ):
+                    rows += await parts.database.fetch_many("claim_turn", *run)
+        return [claimed_turn_from_row(row) for row in rows]
+
+    async def _settle_refused(self, turn_ids: set[UUID]) -> None:
+        """Tells Redis why Postgres refused: it has forgotten who runs, or who is first."""
+        rows = await self._parts.database.fetch_many("explain_refused_claims", list(turn_ids))
+        for row in rows:
+            waiting = {}
+            if row["waits"] and not row["too_late"]:
+                waiting = {row["id"]: row["accept_seq"], row["head_id"]: row["head_seq"]}
+            await self._parts.dispatch.settle(
+                LineChange(
+                    row["tenant_id"],
+                    row["concurrency_key"],
+                    row["max_running"],
+                    over=[row["id"]],
+                    running=[turn_id for turn_id in row["running_ids"] if turn_id != row["id"]],
+                    waiting=waiting,
+                )
+            )
+
+    async def _claim_without_redis(self, free: int) -> None:
+        try:
+            rows = await self._parts.database.fetch_many(
+                "list_claimable_heads", min(free, CLAIM_BATCH)
+            )
+            for turn in await self._claim_in_postgres([row["id"] for row in rows]):
+                self._start(turn, None)
+        except PostgresUnavailable as error:
+            log.warning("worker.postgres_away", error=str(error))
+        await self._pause(REDIS_AWAY_POLL_S)
+
+    def _start(self, turn: ClaimedTurn, generation: str | None) -> None:
+        held = HeldTurn(turn, generation)
+        self._held.add(held)
+        task = asyncio.create_task(self._run(held), name=f"turn {turn.id}")
+        self._turn_tasks.add(task)
+        task.add_done_callback(self._turn_tasks.discard)
+
+    async def _run(self, held: HeldTurn) -> None:
+        try:
+            await self._parts.runner.run(held)
+        finally:
+            self._held.remove(held)
+
+    # -- control
+
+    def _hear_control(self, message: bytes | None) -> None:
+        if message is None:
+            return
+        held = self._held.get(UUID(message.decode()))
+        if held is not None:
+            held.stop(StopReason.CANCEL)
+
+    # -- leaving
+
+    async def _leave(self) -> None:
+        """Lets turns end within the grace, hands the rest back, and says goodbye."""
+        log.info("worker.draining", turns=len(self._held))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._parts.settings.drain_s):
+                while self._turn_tasks and not self._leave_now.is_set():
+                    await _first(_all_done(self._turn_tasks), self._leave_now.wait())
+        await self._hand_back()
+        try:
+            await self._parts.control.forget_workers([self._parts.worker_id])
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.debug("worker.unforgotten", error=str(error))
+
+    async def _hand_back(self) -> None:
+        rest = [held for held in self._held.all() if not held.is_ending]
+        for held in rest:
+            held.stop(StopReason.HAND_BACK)
+        if self._turn_tasks:
+            await asyncio.wait(self._turn_tasks, timeout=_HAND_BACK_TIMEOUT_S)
+        if not rest:
+            return
+        rows = await self._parts.database.fetch_many(
+            "hand_back_turns",
+            self._parts.worker_id,
+            [held.turn.id for held in rest],
+            [held.turn.attempt for held in rest],
+        )
+        for row in rows:
+            try:
+                await self._parts.dispatch.settle(
+                    LineChange(
+                        row["tenant_id"],
+                        row["concurrency_key"],
+                        row["max_running"],
+                        over=[row["id"]],
+                        waiting={row["id"]: row["accept_seq"]},
+                    )
+                )
+            except (RedisUnavailable, RedisReplyError) as error:
+                log.warning("turn.undispatched", turn_id=str(row["id"]), error=str(error))
+        log.info("worker.handed_back", turns=len(rows))
+
+    # -- background jobs
+
+    async def _run_jobs(self) -> None:
+        """arq's own poll, at its own pace, for the jobs that are not turns."""
+        while True:
+            try:
+                await super()._poll_iteration()
+            except (RedisError, OSError) as error:
+                log.warning("jobs.redis_away", error=str(error))
+            await asyncio.sleep(JOBS_INTERVAL_S)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def _first(*awaitables: Any) -> None:
+    """Returns when the first is done; the others are cancelled. Raises what the first raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        if not task.cancelled():
+            task.result()
+
+
+async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(set(tasks))
