@@ -1,0 +1,237 @@
+"""The `scripted` model: deterministic, no network. For tests, demos and benchmarks.
+
+Imports no model library; the messages it makes have pydantic-ai's JSON shape, which a test holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from itertools import cycle, islice
+from typing import Any, Final
+
+from shared.errors import InvalidRequest, TurnFailed
+from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from shared.turn.script import Script, ScriptedToolCall, parse_script
+from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+
+_YIELD_EVERY: Final = 64
+"""Deltas between two yields to the loop when there is no interval: about 0.1 ms of work."""
+_QUOTED_WORDS: Final = 8
+_WORD: Final = re.compile(r"^\s+|\S+\s*")
+
+
+class ScriptedEngine:
+    """Runs `settings.script`."""
+
+    def start(self, request: EngineRequest) -> EngineRun:
+        """A run of the request's script.
+
+        Raises:
+            TurnFailed: `invalid_settings`, the script cannot be read.
+        """
+        try:
+            script = parse_script(request.settings)
+        except InvalidRequest as error:
+            place = ".".join(str(part) for part in error.loc[1:])
+            raise TurnFailed("invalid_settings", f"{place}: {error.msg}") from None
+        return _ScriptedRun(request, script)
+
+
+class _ScriptedRun:
+    def __init__(self, request: EngineRequest, script: Script) -> None:
+        self._request = request
+        self._script = script
+        self._words: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[str, ScriptedToolCall]] = []
+        self._results_given = 0
+        self._ended = False
+        self._started_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        script = self._script
+        try:
+            if script.start_delay_ms:
+                await asyncio.sleep(script.start_delay_ms / 1000)
+            async for text in self._paced(_reasoning_words(script), self._reasoning, None):
+                yield ReasoningDelta(text=text)
+            for event in self._tool_events():
+                yield event
+            async for text in self._paced(self._message_words(), self._words, script):
+                yield MessageDelta(text=text)
+            self._ended = True
+        except asyncio.CancelledError:
+            if script.ignore_cancel_ms:
+                await asyncio.sleep(script.ignore_cancel_ms / 1000)
+            raise
+
+    async def _paced(
+        self, words: Iterator[str], said: list[str], breaks: Script | None
+    ) -> AsyncIterator[str]:
+        """`words` at the script's interval, kept in `said`; with `breaks`, fails and hangs."""
+        interval_s = self._script.interval_ms / 1000
+        fail_after = breaks.fail_after if breaks else None
+        hang_after = breaks.hang_after if breaks else None
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        for word in words:
+            count = len(said)
+            if count == fail_after:
+                self._fail()
+            if count == hang_after:
+                await self._hang()
+                due = clock()
+            if interval_s:
+                await asyncio.sleep(max(0.0, due - clock()))
+                due += interval_s
+            elif count % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            said.append(word)
+            yield word
+        if len(said) == fail_after:
+            self._fail()
+        if len(said) == hang_after:
+            await self._hang()
+
+    def _tool_events(self) -> Iterator[ToolCall | ToolResult]:
+        for number, call in enumerate(self._script.tool_calls):
+            call_id = f"call_{self._request.turn_id.hex}_{number}"
+            self._calls.append((call_id, call))
+            yield ToolCall(tool_call_id=call_id, name=call.name, args=call.args)
+            self._results_given += 1
+            yield ToolResult(tool_call_id=call_id, result=call.result, error=call.error)
+
+    def _message_words(self) -> Iterator[str]:
+        script = self._script
+        if script.text is None:
+            if script.deltas is None:
+                return iter(_WORD.findall(_answer_about(self._request.prompt)))
+            return (f"w{number} " for number in range(script.deltas))
+        words = _WORD.findall(script.text)
+        if script.deltas is None:
+            return iter(words)
+        spaced = [word if word[-1].isspace() else f"{word} " for word in words]
+        return islice(cycle(spaced), script.deltas)
+
+    def _fail(self) -> None:
+        raise TurnFailed(self._script.fail_with, "The scripted model failed as its script says")
+
+    async def _hang(self) -> None:
+        if self._script.hang_ms is None:
+            await asyncio.Event().wait()
+        else:
+            await asyncio.sleep(self._script.hang_ms / 1000)
+
+    def result(self) -> EngineResult:
+        usage = Usage(
+            input_tokens=_words_in(self._request),
+            output_tokens=len(self._words) + len(self._reasoning),
+            total_cost="0",
+        )
+        return EngineResult(messages=self._messages(usage), usage=usage)
+
+    def _messages(self, usage: Usage) -> list[EngineMessage]:
+        text = "".join(self._words)
+        parts: list[dict[str, Any]] = []
+        if self._reasoning:
+            parts.append({"part_kind": "thinking", "content": "".join(self._reasoning)})
+        messages: list[EngineMessage] = []
+        if self._calls:
+            parts.extend(_call_part(call_id, call) for call_id, call in self._calls)
+            messages.append(self._response("", parts))
+            parts = []
+        if self._results_given:
+            messages.append(self._tool_returns())
+        if text:
+            parts.append({"part_kind": "text", "content": text})
+        if parts:
+            messages.append(self._response(text, parts))
+        responses = [message.raw for message in messages if message.role == "assistant"]
+        if responses:
+            responses[-1]["usage"] = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cost": "0",
+            }
+            if not self._ended:
+                responses[-1]["state"] = "interrupted"
+        return messages
+
+    def _response(self, content: str, parts: list[dict[str, Any]]) -> EngineMessage:
+        raw = self._envelope("response", parts) | {"model_name": "scripted"}
+        return EngineMessage(role="assistant", content=content, raw=raw)
+
+    def _tool_returns(self) -> EngineMessage:
+        given = self._calls[: self._results_given]
+        parts = [
+            _return_part(call_id, call) | {"timestamp": self._started_at} for call_id, call in given
+        ]
+        content = "\n".join(_outcome_text(call) for _, call in given)
+        return EngineMessage(role="tool", content=content, raw=self._envelope("request", parts))
+
+    def _envelope(self, kind: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "parts": parts,
+            "timestamp": self._started_at,
+            "run_id": str(self._request.turn_id),
+            "conversation_id": str(self._request.thread_id),
+            "state": "complete",
+        }
+
+
+def _reasoning_words(script: Script) -> Iterator[str]:
+    if isinstance(script.reasoning, int):
+        return (f"r{number} " for number in range(script.reasoning))
+    return iter(_WORD.findall(script.reasoning or ""))
+
+
+def _answer_about(prompt: str) -> str:
+    words = prompt.split(maxsplit=_QUOTED_WORDS)
+    quoted = " ".join(words[:_QUOTED_WORDS])[:200] + ("…" if len(words) > _QUOTED_WORDS else "")
+    about = f"You wrote: “{quoted}”." if quoted else "You wrote nothing."
+    return (
+        f"{about} I am the scripted model, so I always answer the same, without a key or a network."
+    )
+
+
+def _call_part(call_id: str, call: ScriptedToolCall) -> dict[str, Any]:
+    return {
+        "part_kind": "tool-call",
+        "tool_name": call.name,
+        "args": call.args,
+        "tool_call_id": call_id,
+    }
+
+
+def _return_part(call_id: str, call: ScriptedToolCall) -> dict[str, Any]:
+    return {
+        "part_kind": "tool-return",
+        "tool_name": call.name,
+        "content": call.result if call.error is None else call.error,
+        "tool_call_id": call_id,
+        "outcome": "success" if call.error is None else "failed",
+    }
+
+
+def _outcome_text(call: ScriptedToolCall) -> str:
+    if call.error is not None:
+        return call.error
+    if isinstance(call.result, str):
+        return call.result
+    return json.dumps(call.result, ensure_ascii=False, separators=(",", ":"))
+
+
+def _words_in(request: EngineRequest) -> int:
+    """Words of the prompt and of all text in the history: the scripted model's input tokens."""
+    count = len(request.prompt.split())
+    for message in request.history:
+        for part in message.get("parts", ()):
+            content = part.get("content")
+            if isinstance(content, str):
+                count += len(content.split())
+    return count
