@@ -274,12 +274,11 @@ def _judge(held: HeldTurn, task: asyncio.Task[None]) -> Ending | None:
         return Ending(TurnStatus.CANCELLED)
     if held.stop_reason is not None:
         return None
-    if task.cancelled():
-        raise asyncio.CancelledError
-    if error is None:
+    if error is None and not task.cancelled():
         return Ending(TurnStatus.COMPLETED)
     if isinstance(error, TurnFailed):
         return Ending(TurnStatus.FAILED, error)
+    # A defect of ours, or an engine that cancelled itself: the turn must still end.
     log.error("turn.defect", turn_id=str(held.turn.id), exc_info=error)
     return Ending(TurnStatus.FAILED, TurnFailed("internal", "The turn failed unexpectedly"))
 

@@ -113,6 +113,12 @@ class FollowHub:
         finally:
             subscription.close()
 
+    def interrupt_all(self) -> None:
+        """Wakes every reader, so that it looks around: the process drains, say."""
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.interrupt()
+
     async def subscribe(self, follower: Follower) -> Subscription:
         """Listens on the turn's channel; without Redis the reader hears once it is back."""
         channel = self._keys.events(follower.turn.id)
@@ -160,6 +166,7 @@ class Follower:
         self._heard = asyncio.Event()
         self._ended_count = 2 if turn.is_terminal else 0
         self._skip_to_end = False
+        self._interrupted = False
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Self:
@@ -194,13 +201,18 @@ class Follower:
         self._from_log = True
         self._heard.set()
 
+    def interrupt(self) -> None:
+        """Makes the present or the next `read` return at once."""
+        self._interrupted = True
+        self._heard.set()
+
     def skip_to_end(self) -> None:
         """Hands out nothing but the end from now on."""
         self._skip_to_end = True
         self._heard.set()
 
     async def read(self, timeout_s: float) -> list[EventBatch]:
-        """The next events, at least one batch; empty when `timeout_s` has passed without any.
+        """The next events, at least one batch; empty after `timeout_s` or an interrupt.
 
         After the batch that ends with `turn.ended`, `is_done` is set.
 
@@ -213,7 +225,8 @@ class Follower:
             if batches:
                 return batches
             left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0:
+            if left_s <= 0 or self._interrupted:
+                self._interrupted = False
                 return []
             await self._wait(min(left_s, 1.0) if self._from_log else left_s)
         return []

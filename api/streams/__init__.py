@@ -1,0 +1,1 @@
+"""Encoders: the one event union in, one protocol's bytes out. No storage, no HTTP."""
