@@ -61,7 +61,9 @@ class FollowHub:
         self.buffer_bytes = buffer_bytes
         self._subscriber = subscriber
         self._keys = keys
+        self.is_draining = False
         self._followers: dict[UUID, set[Follower]] = {}
+        self._listeners: set[asyncio.Event] = set()
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -108,16 +110,21 @@ class FollowHub:
             subscription = await self._subscriber.subscribe(channel, hear)
         except RedisUnavailable:
             subscription = self._subscriber.subscribe_soon(channel, hear)
+        self._listeners.add(ended)
         try:
             yield ended
         finally:
+            self._listeners.discard(ended)
             subscription.close()
 
-    def interrupt_all(self) -> None:
-        """Wakes every reader, so that it looks around: the process drains, say."""
+    def drain(self) -> None:
+        """Wakes every reader and every waiting caller: from now on nobody waits here."""
+        self.is_draining = True
         for followers in self._followers.values():
             for follower in followers:
                 follower.interrupt()
+        for ended in self._listeners:
+            ended.set()
 
     async def subscribe(self, follower: Follower) -> Subscription:
         """Listens on the turn's channel; without Redis the reader hears once it is back."""

@@ -216,7 +216,7 @@ class TurnService:
                 ended.clear()
                 turn = await self.get(principal, turn_id)
                 left_s = deadline - loop.time()
-                if turn.is_terminal or left_s <= 0:
+                if turn.is_terminal or left_s <= 0 or self._hub.is_draining:
                     return turn
                 try:
                     async with asyncio.timeout(min(left_s, END_POLL_S)):

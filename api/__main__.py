@@ -1,0 +1,151 @@
+"""`python -m api`: the HTTP server. SIGTERM drains it: not ready, streams told to reconnect, exit.
+
+The `uvicorn.Server` is ours: with an SSE client connected, the stock one never reaches the end of
+its lifespan, because it waits for responses that wait for events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from api.app import begin_drain, create_app
+from shared.log import configure_logging
+from shared.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+GRACE_S: Final = 5
+"""Requests under way at SIGTERM get so long; streams end at once with a reconnect hint."""
+BACKLOG: Final = 2048
+_RESTART_PAUSE_S: Final = 0.5
+
+
+class DrainingServer(uvicorn.Server):
+    """Tells the application of a signal before waiting for its responses."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins the drain, then does as uvicorn does."""
+        begin_drain(self._app)
+        super().handle_exit(sig, frame)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket; ends the process with one clear line when the port is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        sys.stderr.write(
+            f"turnkeep: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n"
+        )
+        raise SystemExit(1) from None
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serves in this process until SIGTERM or SIGINT."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=65_536,
+    )
+    with _restored_signals():
+        DrainingServer(config, app).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _restored_signals() -> Iterator[None]:
+    # uvicorn raises the signal again once it is done: our exit code is 0 all the same.
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def supervise(settings: Settings, listener: socket.socket) -> None:
+    """Runs `api_processes` children on one socket; a child that dies is started again."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with asyncio.TaskGroup() as group:
+        for index in range(settings.api_processes):
+            group.create_task(_keep_child(index, listener, stopping))
+
+
+async def _keep_child(index: int, listener: socket.socket, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "api", "--fd", str(listener.fileno()),
+            pass_fds=(listener.fileno(),),
+        )  # fmt: skip
+        ended = asyncio.create_task(child.wait())
+        asked = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                child.terminate()
+                await asyncio.wait({ended}, timeout=GRACE_S + 5)
+        finally:
+            asked.cancel()
+            if not ended.done():
+                child.kill()
+            await asyncio.wait({ended, asked})
+        if not stopping.is_set():
+            log.error("api.child_died", index=index, code=child.returncode)
+            await asyncio.sleep(_RESTART_PAUSE_S)
+
+
+def main() -> None:
+    """Reads the settings and serves; exits with 0 after a drain."""
+    parser = argparse.ArgumentParser(
+        prog="python -m api",
+        description="The HTTP API. Configured by TURNKEEP_* variables; "
+        "`python -m shared.settings` lists them.",
+    )
+    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    fd: int | None = parser.parse_args().fd
+    settings = load_settings()
+    configure_logging(process="api", level=settings.log_level, format_=settings.log_format)
+    if fd is not None:
+        serve(settings, socket.socket(fileno=fd))
+    elif settings.api_processes == 1:
+        serve(settings, bind(settings))
+    else:
+        asyncio.run(supervise(settings, bind(settings)))
+
+
+if __name__ == "__main__":
+    main()

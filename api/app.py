@@ -1,0 +1,109 @@
+"""The ASGI application: what a process needs, opened and closed around it, and the routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from api import health, metrics
+from api.chat import messages, threads, turns
+from api.openapi import build_document, routes_from, serve_document
+from api.problems import EXCEPTION_HANDLERS
+from api.sse import StreamContext
+from shared.metrics import Metrics
+from shared.postgres.pool import Database
+from shared.redis.control import Control
+from shared.redis.dispatch import CommandConnection, Dispatch
+from shared.redis.event_log import EventLog
+from shared.redis.keys import Keys
+from shared.redis.subscriber import Subscriber
+from shared.service.api_keys import ApiKeys
+from shared.service.follow import FollowHub
+from shared.service.turns import TurnService
+from shared.settings import Settings
+
+OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The application; it connects to nothing before its lifespan starts."""
+    app = Starlette(
+        routes=[*routes_from(OPERATIONS), *_plain_routes()],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.draining = False
+    app.state.metrics = Metrics()
+    return app
+
+
+def _plain_routes() -> list[Route]:
+    return [
+        Route("/livez", health.livez),
+        Route("/readyz", health.readyz),
+        Route("/metrics", metrics.serve_metrics),
+        Route("/openapi.json", serve_document(build_document(OPERATIONS))),
+    ]
+
+
+def begin_drain(app: Starlette) -> None:
+    """Makes the process not ready and tells open streams to reconnect elsewhere."""
+    app.state.draining = True
+    hub: FollowHub | None = getattr(app.state, "hub", None)
+    if hub is not None:
+        hub.drain()
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    state = app.state
+    redis_url = settings.redis_url.get_secret_value()
+    keys = Keys(prefix=settings.redis_prefix)
+    async with AsyncExitStack() as stack:
+        state.database = await stack.enter_async_context(
+            Database(
+                settings.database_url.get_secret_value(), size=settings.api_database_connections
+            )
+        )
+        state.redis = CommandConnection(redis_url, keys)
+        stack.push_async_callback(state.redis.close)
+        subscriber = await stack.enter_async_context(Subscriber(redis_url))
+        state.event_log = EventLog(
+            state.redis,
+            keys,
+            max_bytes=settings.event_log_max_bytes * 2,
+            live_ttl_s=settings.live_ttl_s,
+            ttl_s=settings.event_log_ttl_s,
+        )
+        state.hub = await stack.enter_async_context(
+            FollowHub(
+                database=state.database,
+                subscriber=subscriber,
+                event_log=state.event_log,
+                keys=keys,
+                buffer_bytes=settings.stream_buffer_bytes,
+            )
+        )
+        state.turns = TurnService(
+            database=state.database,
+            dispatch=Dispatch(state.redis, keys),
+            event_log=state.event_log,
+            control=Control(state.redis, keys),
+            hub=state.hub,
+            queue_ttl_s=settings.queue_ttl_s,
+            cancel_wait_s=settings.cancel_wait_s,
+        )
+        stack.push_async_callback(state.turns.close)
+        state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
+        state.streams = StreamContext(
+            hub=state.hub,
+            settings=settings,
+            metrics=state.metrics,
+            is_draining=lambda: bool(state.draining),
+        )
+        yield

@@ -1,0 +1,139 @@
+"""From an HTTP request to a `NewTurn`: everything about it is decided here, before any effect."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import orjson
+from starlette.requests import Request
+
+from api.chat.schemas import SubmitTurn
+from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
+from shared.ids import new_id
+from shared.settings import Settings
+from shared.turn.messages import user_request
+from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal
+from shared.turn.script import validate_script
+
+MAX_KEY_CHARS: Final = 255
+
+
+def build_turn(
+    request: Request,
+    principal: Principal,
+    thread_id: Any,
+    body: SubmitTurn,
+    *,
+    key_from_message: bool,
+) -> NewTurn:
+    """A validated turn. `key_from_message` lets the client's message id serve as idempotency key.
+
+    Raises:
+        InvalidRequest: something about the request is wrong.
+    """
+    settings: Settings = request.app.state.settings
+    text, client_message_id = body.user_text()
+    model_id = _choose_model(body, settings)
+    policy = _choose_policy(body)
+    concurrency_key = body.concurrency_key or f"thread:{thread_id}"
+    asked = {**body.settings}
+    if model_id.startswith("scripted"):
+        validate_script(asked)
+    fingerprint = _fingerprint(thread_id, text, body, concurrency_key)
+    key = read_idempotency_key(request, body)
+    scope = f"chat:{principal.user_id}"
+    if key is None and key_from_message and _is_usable_key(client_message_id):
+        key = client_message_id
+        scope = f"chat-message:{principal.user_id}:{thread_id}"
+    return NewTurn(
+        id=new_id(),
+        principal=principal,
+        thread_id=thread_id,
+        input_message_id=new_id(),
+        planned_output_message_id=new_id(),
+        text=text,
+        raw_message=user_request(text),
+        model_id=model_id,
+        settings={**asked, "timezone": read_timezone(request), "trigger": "submit-message"},
+        system_prompt=body.system_prompt,
+        concurrency_key=concurrency_key,
+        conflict_policy=policy,
+        idempotency_scope=scope,
+        idempotency_key=key or str(new_id()),
+        client_chose_key=key is not None,
+        fingerprint=fingerprint,
+    )
+
+
+def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
+    """The key of the header, bare or as a quoted string, or of the body.
+
+    Follows draft-ietf-httpapi-idempotency-key-header-07 §2, and takes bare values as well.
+
+    Raises:
+        InvalidRequest: repeated, empty, too long, not printable ASCII, or header and body differ.
+    """
+    values = request.headers.getlist("idempotency-key")
+    if not values:
+        return _check_key(body.idempotency_key, ("body", "idempotencyKey"))
+    loc = ("header", "Idempotency-Key")
+    if len(values) > 1:
+        raise InvalidRequest(loc, "The header may be sent only once", "value_error")
+    value = values[0].strip()
+    if len(value) > 1 and value.startswith('"') and value.endswith('"'):
+        value = value[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    key = _check_key(value, loc)
+    if body.idempotency_key is not None and body.idempotency_key != key:
+        raise InvalidRequest(loc, "Header and body name different idempotency keys", "value_error")
+    return key
+
+
+def read_timezone(request: Request) -> str:
+    """The IANA zone of `X-User-Timezone`; a browser sends it, so a wrong one is not an error."""
+    name = request.headers.get("x-user-timezone", "")
+    try:
+        return ZoneInfo(name).key if 0 < len(name) <= 64 else "UTC"
+    except (ValueError, OSError, KeyError):
+        return "UTC"
+
+
+def _check_key(key: str | None, loc: tuple[str | int, ...]) -> str | None:
+    if key is None:
+        return None
+    if not _is_usable_key(key):
+        msg = f"An idempotency key has 1 to {MAX_KEY_CHARS} printable ASCII characters"
+        raise InvalidRequest(loc, msg, "value_error")
+    return key
+
+
+def _is_usable_key(key: str | None) -> bool:
+    return key is not None and 0 < len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()
+
+
+def _choose_model(body: SubmitTurn, settings: Settings) -> str:
+    model_id = body.model_id or settings.default_model
+    if not settings.runs_model(model_id):
+        raise UnknownModel(model_id, settings.model_prefixes())
+    return model_id
+
+
+def _choose_policy(body: SubmitTurn) -> ConflictPolicy:
+    policy = body.on_conflict
+    if policy not in SUPPORTED_CONFLICT_POLICIES:
+        raise UnsupportedConflictPolicy(policy, tuple(SUPPORTED_CONFLICT_POLICIES))
+    return policy
+
+
+def _fingerprint(thread_id: Any, text: str, body: SubmitTurn, concurrency_key: str) -> bytes:
+    canonical = {
+        "thread": str(thread_id),
+        "text": text,
+        "model": body.model_id,
+        "settings": body.settings,
+        "key": concurrency_key,
+        "onConflict": body.on_conflict,
+        "systemPrompt": body.system_prompt,
+    }
+    return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()

@@ -1,0 +1,259 @@
+"""Turns of the primary surface: submit, stream, poll, list, attach, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.auth import authenticate
+from api.body import read_model
+from api.chat.schemas import CancelTurn, SubmitTurn, TurnList, TurnListQuery, TurnQuery, turn_to_json
+from api.chat.schemas import Turn as TurnSchema
+from api.chat.submit import build_turn
+from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
+from api.openapi import Operation
+from api.sse import EventStreamResponse
+from api.streams import vercel_ui
+from api.streams.native import NativeEncoder
+from api.streams.vercel_ui import VercelUIEncoder
+from api.validation import path_uuid, read_query
+from shared.errors import (
+    CursorExpired,
+    InvalidRequest,
+    PostgresUnavailable,
+    RedisUnavailable,
+    ThreadNotFound,
+)
+from shared.service.cursor import decode_cursor, encode_cursor
+from shared.service.turns import TurnService
+from shared.turn.events import START, Cursor
+from shared.turn.model import Principal, Turn
+from shared.turn.state import TurnStatus
+
+PREFIX = "/api/v1/chat"
+THREAD = f"{PREFIX}/threads/{{thread_id}}"
+TURN = f"{PREFIX}/turns/{{turn_id}}"
+
+
+async def stream_turn(request: Request) -> Response:
+    """Accepts a turn and streams it as a UI message stream."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    body = await read_model(request, SubmitTurn)
+    new = build_turn(request, principal, thread_id, body, key_from_message=True)
+    accepted = await _turns(request).submit(new)
+    headers = {**vercel_ui.HEADERS, "location": _location(accepted.turn)}
+    if accepted.replayed:
+        headers["idempotency-replayed"] = "true"
+    position = None if accepted.replayed or not accepted.position else accepted.position
+    return _ui_stream(request, principal, accepted.turn, position=position, headers=headers)
+
+
+async def submit_turn(request: Request) -> Response:
+    """Accepts a turn and answers at once, or when it has ended within `Prefer: wait`."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    body = await read_model(request, SubmitTurn)
+    new = build_turn(request, principal, thread_id, body, key_from_message=False)
+    accepted = await _turns(request).submit(new)
+    turn, wait_s = accepted.turn, preferred_wait_s(request)
+    if wait_s:
+        turn = await _turns(request).wait(principal, turn, wait_s)
+    headers = {**turn_headers(turn, wait_s), "location": _location(turn)}
+    if accepted.replayed:
+        headers["idempotency-replayed"] = "true"
+    status = HTTPStatus.OK if turn.is_terminal else HTTPStatus.ACCEPTED
+    return _turn_response(turn, headers, status)
+
+
+async def get_turn(request: Request) -> Response:
+    """One turn; long-polls with `Prefer: wait`, costs no body with `If-None-Match`."""
+    principal = await authenticate(request)
+    turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
+    wait_s = preferred_wait_s(request)
+    if wait_s:
+        turn = await _turns(request).wait(principal, turn, wait_s)
+    headers = turn_headers(turn, wait_s)
+    if matches(request, entity_tag(turn)):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return _turn_response(turn, headers)
+
+
+async def follow_turn(request: Request) -> Response:
+    """A turn's events from a cursor, in the native protocol."""
+    principal = await authenticate(request)
+    query = read_query(request, TurnQuery)
+    turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
+    after = _read_cursor(request, query.after)
+    if turn.is_terminal and after >= Cursor(turn.attempt, turn.last_seq):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    await _check_servable(request, turn, after)
+    return EventStreamResponse(
+        request.app.state.streams,
+        turn,
+        NativeEncoder(),
+        after=after,
+        position=await _position(request, turn) if after == START else None,
+        check_credential=_credential_check(request, principal),
+    )
+
+
+async def attach_to_thread(request: Request) -> Response:
+    """The thread's active turn as a UI message stream; 204 when none is active."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    turn = await _turns(request).find_active(principal, thread_id)
+    if turn is None:
+        await _require_thread(request, principal, thread_id)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    position = await _position(request, turn)
+    return _ui_stream(request, principal, turn, position=position, headers=vercel_ui.HEADERS)
+
+
+async def cancel_thread_turn(request: Request) -> Response:
+    """Stops the thread's active turn; nothing to stop is fine."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    body = await read_model(request, CancelTurn)
+    turn = await _turns(request).cancel_thread(principal, thread_id, body.partial_text)
+    if turn is None:
+        await _require_thread(request, principal, thread_id)
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+async def cancel_turn(request: Request) -> Response:
+    """Stops one turn and shows it; one that has ended is shown as it is."""
+    principal = await authenticate(request)
+    turn_id = path_uuid(request, "turn_id")
+    body = await read_model(request, CancelTurn)
+    turn = await _turns(request).cancel(principal, turn_id, body.partial_text)
+    return _turn_response(turn, turn_headers(turn, None))
+
+
+async def list_turns(request: Request) -> Response:
+    """The caller's turns, newest first."""
+    principal = await authenticate(request)
+    return await _list(request, principal, None)
+
+
+async def list_thread_turns(request: Request) -> Response:
+    """The turns of one thread, newest first."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    await _require_thread(request, principal, thread_id)
+    return await _list(request, principal, thread_id)
+
+
+async def _list(request: Request, principal: Principal, thread_id: UUID | None) -> Response:
+    query = read_query(request, TurnListQuery)
+    turns = await _turns(request).list_turns(
+        principal,
+        thread_id=thread_id,
+        status=query.status,
+        concurrency_key=query.concurrency_key,
+        before_seq=_decode_seq(query.cursor),
+        limit=query.limit + 1,
+    )
+    page = turns[: query.limit]
+    more = encode_cursor([page[-1].accept_seq]) if len(turns) > query.limit else None
+    items = b",".join(turn_to_json(turn) for turn in page)
+    cursor = b"null" if more is None else b'"' + more.encode() + b'"'
+    return _json(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")
+
+
+def _decode_seq(cursor: str | None) -> int | None:
+    if not cursor:
+        return None
+    (seq,) = decode_cursor(cursor, (int,))
+    return int(seq)
+
+
+def _turns(request: Request) -> TurnService:
+    turns: TurnService = request.app.state.turns
+    return turns
+
+
+async def _require_thread(request: Request, principal: Principal, thread_id: UUID) -> None:
+    await request.app.state.threads.get(principal, thread_id)
+
+
+async def _position(request: Request, turn: Turn) -> int | None:
+    """Turns ahead of a waiting one; None when it does not wait."""
+    if turn.status is not TurnStatus.PENDING:
+        return None
+    return await _turns(request).count_ahead(turn)
+
+
+def _ui_stream(
+    request: Request,
+    principal: Principal,
+    turn: Turn,
+    *,
+    position: int | None,
+    headers: dict[str, str],
+) -> Response:
+    return EventStreamResponse(
+        request.app.state.streams,
+        turn,
+        VercelUIEncoder(turn),
+        position=position,
+        check_credential=_credential_check(request, principal),
+        headers=headers,
+    )
+
+
+def _credential_check(request: Request, principal: Principal) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        await request.app.state.api_keys.require_valid(principal)
+
+    return check
+
+
+def _read_cursor(request: Request, after: str | None) -> Cursor:
+    """`Last-Event-ID` of a reconnect is newer than the `after` of the URL it repeats."""
+    header = request.headers.get("last-event-id")
+    text, loc = (header, ("header", "Last-Event-ID")) if header else (after, ("query", "after"))
+    if not text:
+        return START
+    cursor = Cursor.parse(text)
+    if cursor is None:
+        raise InvalidRequest(loc, "A cursor is the id of an event, such as 1-57", "value_error")
+    return cursor
+
+
+async def _check_servable(request: Request, turn: Turn, after: Cursor) -> None:
+    """Raises CursorExpired unless the events behind `after` can be told exactly."""
+    if after.attempt > max(turn.attempt, 1) or (turn.attempt == 0 and after > START):
+        raise CursorExpired(str(turn.id))
+    starts_over = after.seq == 0 or after.attempt < turn.attempt
+    if not turn.is_terminal or starts_over:
+        return
+    try:
+        is_kept = await request.app.state.event_log.holds(turn.id, after)
+    except RedisUnavailable:
+        is_kept = False
+    if not is_kept:
+        raise CursorExpired(str(turn.id))
+
+
+def _turn_response(
+    turn: Turn, headers: dict[str, str], status: HTTPStatus = HTTPStatus.OK
+) -> Response:
+    return _json(turn_to_json(turn), headers, status)
+
+
+def _json(
+    body: bytes, headers: dict[str, str] | None = None, status: HTTPStatus = HTTPStatus.OK
+) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _location(turn: Turn) -> str:
+    return f"{PREFIX}/turns/{turn.id}"
+
+
+__all__ = ["Operation", "PostgresUnavailable", "ThreadNotFound", "TurnList", "TurnSchema"]

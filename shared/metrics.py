@@ -1,0 +1,59 @@
+"""Prometheus metrics of one process: one registry, built once and passed around."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """All metrics by name. Labels are bounded: words, statuses, route templates; never ids."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.http_requests = Counter(
+            "turnkeep_http_requests",
+            "Requests answered",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self.http_duration = Histogram(
+            "turnkeep_http_request_duration_seconds",
+            "Time to the end of the response headers",
+            ["method", "route"],
+            registry=registry,
+        )
+        self.open_streams = Gauge(
+            "turnkeep_open_streams", "SSE responses being sent", registry=registry
+        )
+        self.turns_accepted = Counter(
+            "turnkeep_turns_accepted", "Turns written down", ["replayed"], registry=registry
+        )
+        self.turns_ended = Counter(
+            "turnkeep_turns_ended", "Turns that reached a terminal status", ["status"],
+            registry=registry,
+        )  # fmt: skip
+        self.held_turns = Gauge(
+            "turnkeep_held_turns", "Turns this worker runs now", registry=registry
+        )
+        self.queue_wait = Histogram(
+            "turnkeep_queue_wait_seconds", "From accept to claim", registry=registry
+        )
+        self.first_delta = Histogram(
+            "turnkeep_first_delta_seconds", "From claim to the model's first event",
+            registry=registry,
+        )  # fmt: skip
+        self.log_writes = Counter(
+            "turnkeep_log_writes", "Answers of the event log to writers", ["word"],
+            registry=registry,
+        )  # fmt: skip
+        self.fenced_commits = Counter(
+            "turnkeep_fenced_commits", "Results refused because the attempt was over",
+            registry=registry,
+        )  # fmt: skip
+        self.takeovers = Counter(
+            "turnkeep_takeovers", "Turns taken from lost workers", ["cause"], registry=registry
+        )
+        self.rebuilds = Counter(
+            "turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres", registry=registry
+        )
