@@ -1,0 +1,292 @@
+"""Real models through pydantic-ai, the only seam to it. Imported lazily: see `providers`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from shared.errors import TurnFailed
+from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from worker.engine.agent_errors import turn_failure
+from worker.engine.agent_history import load_history
+from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+from worker.engine.providers import is_free
+
+if TYPE_CHECKING:
+    from pydantic_ai import Agent
+    from pydantic_ai.agent import AgentRunEvents
+    from pydantic_ai.messages import ModelMessage, ModelResponse
+    from pydantic_ai.models import Model
+    from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.toolsets import AbstractToolset
+    from pydantic_ai.usage import RunUsage
+
+_NUMBERS: Final = {
+    "temperature": ("temperature", (int, float)),
+    "topP": ("top_p", (int, float)),
+    "presencePenalty": ("presence_penalty", (int, float)),
+    "frequencyPenalty": ("frequency_penalty", (int, float)),
+    "maxTokens": ("max_tokens", (int,)),
+    "topK": ("top_k", (int,)),
+    "seed": ("seed", (int,)),
+}
+
+
+class Models(Protocol):
+    """Where an engine finds its models."""
+
+    async def model(self, model_id: str) -> Model:
+        """The model behind `model_id`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Of one run, in seconds: first output, silence between two chunks, everything."""
+
+    first_token_s: float
+    idle_s: float
+    turn_s: float
+
+
+class AgentEngine:
+    """Runs every model but `scripted`."""
+
+    def __init__(
+        self,
+        models: Models,
+        deadlines: Deadlines,
+        toolsets: Sequence[AbstractToolset[None]] = (),
+    ) -> None:
+        self._models = models
+        self._deadlines = deadlines
+        self._toolsets = toolsets
+
+    def start(self, request: EngineRequest) -> EngineRun:
+        """A run of the request's model; imports and sends nothing yet.
+
+        Raises:
+            TurnFailed: `invalid_settings`, a known setting has a wrong type.
+        """
+        settings = _sampling(request.settings)
+        return _AgentRun(request, settings, self._models, self._deadlines, self._toolsets)
+
+
+class _AgentRun:
+    def __init__(
+        self,
+        request: EngineRequest,
+        sampling: dict[str, Any],
+        models: Models,
+        deadlines: Deadlines,
+        toolsets: Sequence[AbstractToolset[None]],
+    ) -> None:
+        self._request = request
+        self._sampling = sampling
+        self._models = models
+        self._deadlines = deadlines
+        self._toolsets = toolsets
+        self._stream: AgentRunEvents[str] | None = None
+        self._ended = False
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        request = self._request
+        model = await self._models.model(request.model_id)
+        agent = self._agent(model)
+        try:
+            async with agent.run_stream_events(
+                request.prompt,
+                message_history=load_history(request.history) or None,
+                run_id=str(request.turn_id),
+                conversation_id=str(request.thread_id),
+                model_settings=self._model_settings(),
+                timeout=self._deadlines.turn_s,
+            ) as stream:
+                self._stream = stream
+                async for event in stream:
+                    if (translated := self._translate(event)) is not None:
+                        yield translated
+            self._ended = True
+        except RuntimeError as error:  # the root of all errors of pydantic-ai
+            failure = turn_failure(error)
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _agent(self, model: Model) -> Agent[None, str]:
+        from pydantic_ai import Agent
+
+        instructions = self._request.instructions
+        return Agent(model, instructions=instructions, toolsets=self._toolsets)
+
+    def _model_settings(self) -> ModelSettings:
+        # SDK retries hide a 429 for as long as the provider says (14 s were seen): off.
+        own: ModelSettings = {
+            "max_retries": 0,
+            "timeout": self._deadlines.idle_s,
+            "first_event_timeout": self._deadlines.first_token_s,
+        }
+        return cast("ModelSettings", {**self._sampling, **own})
+
+    def _translate(self, event: Any) -> EngineEvent | None:
+        # The first chunk of a part travels in its start, the others in deltas.
+        match event.event_kind:
+            case "part_delta":
+                return self._delta(event.delta.part_delta_kind, event.delta)
+            case "part_start":
+                return self._delta(event.part.part_kind, event.part)
+            case "function_tool_call":
+                part = event.part
+                return ToolCall(
+                    tool_call_id=part.tool_call_id,
+                    name=part.tool_name,
+                    args=part.args_as_dict(),
+                )
+            case "function_tool_result":
+                return _tool_result(event.part)
+            case _:
+                return None
+
+    def _delta(self, kind: str, part: Any) -> MessageDelta | ReasoningDelta | None:
+        if kind not in {"text", "thinking"}:
+            return None
+        chunk = part.content if hasattr(part, "content") else part.content_delta
+        if not chunk:
+            return None
+        if kind == "text":
+            self._text.append(chunk)
+            return MessageDelta(text=chunk)
+        self._reasoning.append(chunk)
+        return ReasoningDelta(text=chunk)
+
+    # -- what is left of it
+
+    def result(self) -> EngineResult:
+        stream = self._stream
+        if stream is None or not _has_begun(stream):
+            return EngineResult(usage=_usage(None, self._request.model_id))
+        produced = self._with_unrecorded(stream.new_messages())
+        messages = [_message(message) for message in produced if not _is_prompt(message)]
+        answers = [message for message in messages if message.role == "assistant"]
+        if answers and not self._ended:
+            answers[-1].raw["state"] = "interrupted"
+        return EngineResult(messages, _usage(stream.usage, self._request.model_id))
+
+    def _with_unrecorded(self, recorded: list[ModelMessage]) -> list[ModelMessage]:
+        """Adds the response under way: pydantic-ai records one only when it ends or is cancelled.
+
+        What was streamed and what is recorded are compared, so nothing is lost or doubled.
+        """
+        from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart
+
+        if self._ended:
+            return recorded
+        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        known_text, known_reasoning = _said(recorded, "text"), _said(recorded, "thinking")
+        parts: list[ThinkingPart | TextPart] = []
+        if len(reasoning) > len(known_reasoning) and reasoning.startswith(known_reasoning):
+            parts.append(ThinkingPart(reasoning[len(known_reasoning) :]))
+        if len(text) > len(known_text) and text.startswith(known_text):
+            parts.append(TextPart(text[len(known_text) :]))
+        if not parts:
+            return recorded
+        response = ModelResponse(
+            parts=parts,
+            model_name=self._request.model_id.partition(":")[2],
+            run_id=str(self._request.turn_id),
+            conversation_id=str(self._request.thread_id),
+            state="interrupted",
+        )
+        return [*recorded, response]
+
+
+def _sampling(settings: dict[str, Any]) -> dict[str, Any]:
+    """pydantic-ai's names for the settings it may see; unknown ones are ignored."""
+    chosen: dict[str, Any] = {}
+    for ours, (theirs, types) in _NUMBERS.items():
+        value = settings.get(ours)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, types):
+            raise TurnFailed("invalid_settings", f"settings.{ours}: a number is expected")
+        chosen[theirs] = value
+    stops = settings.get("stopSequences")
+    if stops is not None:
+        if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+            raise TurnFailed("invalid_settings", "settings.stopSequences: texts are expected")
+        chosen["stop_sequences"] = stops
+    return chosen
+
+
+def _has_begun(stream: AgentRunEvents[str]) -> bool:
+    from pydantic_ai.exceptions import UserError
+
+    try:
+        stream.new_messages()
+    except UserError:
+        return False
+    return True
+
+
+def _tool_result(part: Any) -> ToolResult:
+    if part.outcome == "success":
+        content = part.model_response_object() if isinstance(part.content, dict) else part.content
+        return ToolResult(tool_call_id=part.tool_call_id, result=_plain(content))
+    return ToolResult(tool_call_id=part.tool_call_id, error=part.model_response_str())
+
+
+def _plain(value: Any) -> Any:
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, serialize_unknown=True)
+
+
+def _is_prompt(message: ModelMessage) -> bool:
+    """Whether the message only repeats the user's: the thread holds that one already."""
+    return message.kind == "request" and not any(
+        part.part_kind in {"tool-return", "retry-prompt"} for part in message.parts
+    )
+
+
+def _message(message: ModelMessage) -> EngineMessage:
+    from pydantic_ai.messages import ModelMessagesTypeAdapter
+
+    dumped = ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]
+    # Only the outermost: a tool's result may be None and has to stay.
+    raw = {key: value for key, value in dumped.items() if value is not None}
+    if message.kind == "response":
+        return EngineMessage("assistant", _said([message], "text"), raw)
+    contents = [_as_text(part.get("content")) for part in raw["parts"]]
+    return EngineMessage("tool", "\n".join(contents), raw)
+
+
+def _as_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _said(messages: Sequence[ModelMessage], kind: str) -> str:
+    responses: list[ModelResponse] = [m for m in messages if m.kind == "response"]
+    return "".join(
+        part.content
+        for response in responses
+        for part in response.parts
+        if part.part_kind in {"text", "thinking"} and part.part_kind == kind
+    )
+
+
+def _usage(usage: RunUsage | None, model_id: str) -> Usage:
+    if usage is None:
+        return Usage(total_cost="0" if is_free(model_id) else None)
+    cost = "0" if is_free(model_id) else None if usage.cost is None else format(usage.cost, "f")
+    return Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cache_read_tokens,
+        total_cost=cost,
+    )
