@@ -50,10 +50,10 @@ class RestartPolicy:
         """None: give up."""
         if exit_code in KILLED_FROM_OUTSIDE:
             return FIRST_DELAY_S
-        self._quick_failures = self._quick_failures + 1 if lived_s < QUICK_FAILURE_S else 0
+        self._quick_failures = self._quick_failures + 1 if lived_s < QUICK_FAILURE_S else 1
         if self._quick_failures >= QUICK_FAILURES_MAX:
             return None
-        return float(min(FIRST_DELAY_S * 4**self._quick_failures, MAX_DELAY_S))
+        return float(min(FIRST_DELAY_S * 4 ** (self._quick_failures - 1), MAX_DELAY_S))
 
 
 class Child(ABC):

@@ -31,7 +31,7 @@ SERVER_SETTINGS = {
     "shared_buffers": "128MB",
     "timezone": "UTC",
 }
-NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}  # survives a crash of the server alone
 
 
 class EmbeddedPostgres(EmbeddedServer):
