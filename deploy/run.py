@@ -274,7 +274,10 @@ class OneMachine:
         if process.returncode != 0:
             lines = (errors or output).decode(errors="replace").strip().splitlines()
             last = one_line(lines[-1]) if lines else "no reason given"
-            raise StartupError(f"{module} failed: {last}")
+            told_by_us = last.startswith("turnkeep: ")
+            raise StartupError(
+                last.removeprefix("turnkeep: ") if told_by_us else f"{module} failed: {last}"
+            )
         return output.decode()
 
     async def _await_api(self) -> None:
