@@ -32,6 +32,8 @@ _NUMBERS: Final = {
     "topK": ("top_k", (int,)),
     "seed": ("seed", (int,)),
 }
+_PRIVATE: Final = frozenset({"provider_url", "failed_attempts"})
+"""Not stored with a message: where our servers are, and what a provider said in its errors."""
 
 
 class Models(Protocol):
@@ -170,7 +172,7 @@ class _AgentRun:
         if stream is None or not _has_begun(stream):
             return EngineResult(usage=_usage(None, self._request.model_id))
         produced = self._with_unrecorded(stream.new_messages())
-        messages = [_message(message) for message in produced if not _is_prompt(message)]
+        messages = [_message(m) for m in produced if m.parts and not _is_prompt(m)]
         answers = [message for message in messages if message.role == "assistant"]
         if answers and not self._ended:
             answers[-1].raw["state"] = "interrupted"
@@ -256,8 +258,8 @@ def _message(message: ModelMessage) -> EngineMessage:
     from pydantic_ai.messages import ModelMessagesTypeAdapter
 
     dumped = ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]
-    # Only the outermost: a tool's result may be None and has to stay.
-    raw = {key: value for key, value in dumped.items() if value is not None}
+    # Only the outermost None: a tool's result may be None and has to stay.
+    raw = {k: v for k, v in dumped.items() if v is not None and k not in _PRIVATE}
     if message.kind == "response":
         return EngineMessage("assistant", _said([message], "text"), raw)
     contents = [_as_text(part.get("content")) for part in raw["parts"]]
