@@ -40,7 +40,7 @@ COMMANDS = {
     "lint": ["-m", "ruff", "check", "."],
     "lint-format": ["-m", "ruff", "format", "--check", "."],
     "types": ["-m", "mypy"],
-    "imports": [".venv/bin/lint-imports"],
+    "imports": [".venv/bin/lint-imports", "--no-logo"],
     "codespell": ["-m", "codespell_lib"],
     "lock-check": ["deploy/lock.py", "--check"],
     "lock": ["deploy/lock.py"],
@@ -58,7 +58,8 @@ def give_up(text: str) -> NoReturn:
 
 def require_supported_python() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036  an older Python must get this line, not a traceback
-        give_up("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
+        version = sys.version.split()[0]
+        give_up(f"Python 3.11 or newer is needed, this is {version} (make PYTHON=python3.12 ...)")
     if sys.platform == "win32":
         give_up("Linux or macOS is needed (on Windows: WSL)")
 

@@ -238,7 +238,7 @@ class OneMachine:
         known_key = self.configuration.dev_api_key or self.state_dir.known_api_key()
         api_key = known_key or new_api_key()
         answer = await self._ask(
-            "shared.postgres.seed", {**self.environment, "TURNKEEP_DEV_API_KEY": api_key}
+            "shared.service.seed", {**self.environment, "TURNKEEP_DEV_API_KEY": api_key}
         )
         try:
             user = json.loads(answer.strip().rpartition("\n")[2])
