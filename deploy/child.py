@@ -118,6 +118,7 @@ class Program(Child):
         on_line: LineHandler,
     ) -> None:
         self.name = name
+        self.death_signal = signal.SIGKILL  # sent by the kernel when the supervisor dies
         self._command = command
         self._environment = environment
         self._log = log
@@ -128,7 +129,7 @@ class Program(Child):
     def spawn(self) -> None:
         self._kept.clear()
         self.process = subprocess.Popen(
-            tethered(self._command, signal.SIGKILL),
+            tethered(self._command, self.death_signal),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

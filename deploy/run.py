@@ -221,7 +221,10 @@ class OneMachine:
             self.console.notice(error.name, "error", f"{error}; turns that need it will fail")
 
     def _spawn_programs(self) -> None:
-        self.programs.append(self._program("api", ["-m", "api"], self.environment))
+        api = self._program("api", ["-m", "api"], self.environment)
+        if self.environment.get("TURNKEEP_API_PROCESSES", "1") != "1":
+            api.death_signal = signal.SIGTERM  # the parent of several ends them itself
+        self.programs.append(api)
         for number in range(1, self.configuration.workers + 1):
             self.programs.append(
                 self._program(f"worker-{number}", ["-m", "worker"], self.environment)

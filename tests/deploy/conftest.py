@@ -22,7 +22,7 @@ PLACES = {
     "api_main.py": "api/__main__.py",
     "worker_main.py": "worker/__main__.py",
     "migrate.py": "shared/postgres/migrate.py",
-    "seed.py": "shared/postgres/seed.py",
+    "seed.py": "shared/service/seed.py",
 }
 PATIENCE_S = 20.0
 ORDINARY_USER_ID = 65534
@@ -82,7 +82,7 @@ class Product:
             target = folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(STAND_IN / source, target)
-        for package in ("api", "worker", "shared", "shared/postgres"):
+        for package in ("api", "worker", "shared", "shared/postgres", "shared/service"):
             (folder / package / "__init__.py").touch()
 
     @property

@@ -1,4 +1,4 @@
-"""Stands in for `python -m shared.postgres.seed`."""
+"""Stands in for `python -m shared.service.seed`."""
 
 import json
 
