@@ -298,6 +298,18 @@ class TurnWorker(Worker):
                 log.warning("jobs.redis_away", error=str(error))
             await asyncio.sleep(JOBS_INTERVAL_S)
 
+    async def close(self) -> None:
+        """Ends background jobs and closes arq's pool.
+
+        Trap: arq's own asks Redis to forget a health key first, and fails when Redis is away.
+        """
+        jobs = list(self.tasks.values())
+        for job in jobs:
+            job.cancel()
+        if jobs:
+            await asyncio.wait(jobs)
+        await self.pool.aclose(close_connection_pool=True)
+
     async def __aenter__(self) -> Self:
         return self
 
