@@ -1,0 +1,56 @@
+"""Fixtures for every test. Servers start only for tests that ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import structlog
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from tests.fixtures.servers import *  # noqa: F403 - fixtures are found by name
+from tests.fixtures.system import *  # noqa: F403 - the same
+
+hypothesis_settings.register_profile(
+    "turnkeep",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+hypothesis_settings.load_profile("turnkeep")
+
+_LINGER_S = 2.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,
+    )
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _check_async_tests(request: pytest.FixtureRequest) -> None:
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_leaked_tasks")
+
+
+@pytest.fixture
+async def no_leaked_tasks() -> AsyncIterator[None]:
+    """Whatever a test and its fixtures start must have ended when they have."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        # Driver calls finish on their own even when their caller is gone.
+        await asyncio.wait(left, timeout=_LINGER_S)
+    leaked = [repr(task) for task in left if not task.done()]
+    for task in left:
+        task.cancel()
+    assert not leaked, "tasks left behind:\n" + "\n".join(leaked)
