@@ -129,6 +129,27 @@ async def test_reasoning_tools_and_text_in_order_and_round_trip() -> None:
     assert part.content == {"sum": 3, "note": None}
 
 
+async def test_a_run_stopped_between_two_responses_is_marked_interrupted() -> None:
+    async def stream(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[Any]:
+        if len(messages) == 1:
+            yield {0: DeltaToolCall(name="nothing", json_args="{}", tool_call_id="c1")}
+        else:
+            reached.set()
+            await asyncio.Event().wait()
+            yield "never"
+
+    reached = asyncio.Event()
+    run = start(FunctionModel(stream_function=stream), toolsets=[_tools()])
+    task = asyncio.create_task(collect(run))
+    async with asyncio.timeout(5):
+        await reached.wait()
+    messages = run.result().messages
+    task.cancel()
+    await asyncio.wait([task])
+    assert [m.role for m in messages] == ["assistant", "tool"]
+    assert messages[0].raw["state"] == "interrupted"
+
+
 async def test_a_failed_tool_is_an_error_result() -> None:
     tools: FunctionToolset[None] = FunctionToolset()
 
@@ -294,6 +315,7 @@ def test_orphans_unreadable_and_empty_messages_do_not_reach_the_model() -> None:
         ModelRequest(parts=[UserPromptPart("hi"), ToolReturnPart("f", 1, "cut")]),
         ModelResponse(parts=[TextPart("x"), call, ToolCallPart("f", {}, "lost")]),
         ModelRequest(parts=[result]),
+        ModelRequest(parts=[ToolReturnPart("f", "again", "a")]),
         ModelResponse(parts=[ToolCallPart("f", {}, "a")]),
         ModelResponse(parts=[], state="interrupted"),
     )
