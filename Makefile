@@ -16,7 +16,7 @@ help: ## this list
 setup: ## make .venv and install everything
 	@$(BOOTSTRAP) setup
 run: ## the whole product on this machine (embedded Postgres and Valkey)
-	@$(BOOTSTRAP) run $(ARGS)
+	@exec $(BOOTSTRAP) run $(ARGS)
 
 ##@ Test
 test: ## all tests, on real servers they start themselves

@@ -73,9 +73,16 @@ def stamp_path(lock: str) -> Path:
     return VENV / (lock + ".installed")
 
 
+def failure_path(lock: str) -> Path:
+    return VENV / (lock + ".failed")
+
+
 def is_installed(lock: str) -> bool:
-    path = stamp_path(lock)
-    return path.exists() and path.read_text() == stamp_of(lock) and PYTHON.exists()
+    return holds(stamp_path(lock), stamp_of(lock)) and PYTHON.exists()
+
+
+def holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
 
 
 def missing_locks(command: str) -> list[str]:
@@ -85,15 +92,23 @@ def missing_locks(command: str) -> list[str]:
         wanted.append(DEVELOPMENT_LOCK)
     elif not is_installed(DEVELOPMENT_LOCK):
         wanted.append(RUNTIME_LOCK)
-    if os.environ.get("LOCAL_LLM") != "0" and command in ("run", "setup", "test", "check"):
+    if wants_local_llm(command):
         wanted.append(LOCAL_LLM_LOCK)
     return [lock for lock in wanted if not is_installed(lock)]
+
+
+def wants_local_llm(command: str) -> bool:
+    if os.environ.get("LOCAL_LLM") == "0":
+        return False
+    if command == "run":  # a start does not wait for what could not be had before
+        return not holds(failure_path(LOCAL_LLM_LOCK), stamp_of(LOCAL_LLM_LOCK))
+    return command in ("setup", "test", "check")
 
 
 def make_venv() -> None:
     """A virtual environment of this very Python; one of another Python is replaced."""
     marker = VENV / "made-by"
-    if PYTHON.exists() and marker.exists() and marker.read_text() == sys.version:
+    if PYTHON.exists() and holds(marker, sys.version):
         return
     if VENV.exists() and not (VENV / "pyvenv.cfg").exists():
         give_up(f"{VENV} exists and is no virtual environment; move it away")
@@ -148,6 +163,7 @@ def install(lock: str, command: list[str]) -> None:
     if return_code == 0:
         stamp.write_text(stamp_of(lock))
     elif lock == LOCAL_LLM_LOCK:
+        failure_path(lock).write_text(stamp_of(lock))
         say("the local model could not be installed; going on without it (LOCAL_LLM=0 skips it)")
     else:
         give_up(f"installing {lock} failed (see above); run the same command again")

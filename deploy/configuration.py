@@ -108,7 +108,8 @@ def choose_model(environment: Mapping[str, str], *, local_llm_installed: bool) -
         return ModelChoice(SCRIPTED_MODEL, "no model: no provider key is set, and LOCAL_LLM=0")
     if not local_llm_installed:
         return ModelChoice(
-            SCRIPTED_MODEL, "no model: no provider key is set, and the local one is not installed"
+            SCRIPTED_MODEL,
+            "no model: no provider key, and the local one is not installed (make setup)",
         )
     return ModelChoice(
         LOCAL_MODEL,

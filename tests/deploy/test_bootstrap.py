@@ -34,9 +34,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def launch(folder: Path, *words: str) -> subprocess.Popen[str]:
+def launch(folder: Path, *words: str, local_llm: str = "0") -> subprocess.Popen[str]:
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "LOCAL_LLM": "0", "PATH": path}
+    environment = {**os.environ, "LOCAL_LLM": local_llm, "PATH": path}
     return subprocess.Popen(
         [sys.executable, str(folder / "deploy/bootstrap.py"), *words],
         env=environment,
@@ -46,8 +46,8 @@ def launch(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def run(folder: Path, *words: str) -> tuple[int, str]:
-    process = launch(folder, *words)
+def run(folder: Path, *words: str, local_llm: str = "0") -> tuple[int, str]:
+    process = launch(folder, *words, local_llm=local_llm)
     output, _ = process.communicate()
     return process.returncode, output
 
@@ -74,6 +74,16 @@ def test_a_failed_install_is_tried_again(folder: Path) -> None:
         assert "Traceback" not in output
     (folder / "requirements-dev.lock").write_text("# nothing\n")
     assert run(folder, "setup")[0] == 0
+
+
+def test_a_local_model_that_cannot_be_had_is_no_obstacle(folder: Path) -> None:
+    (folder / "requirements-local-llm.lock").write_text(UNOBTAINABLE)
+    (folder / "deploy/run.py").write_text("print('it runs')")
+    exit_code, output = run(folder, "run", local_llm="1")
+    assert exit_code == 0
+    assert "going on without it" in output
+    assert run(folder, "run", local_llm="1") == (0, "it runs\n")
+    assert "going on without it" in run(folder, "setup", local_llm="1")[1]
 
 
 def test_pip_serves_where_there_is_no_uv(folder: Path) -> None:
