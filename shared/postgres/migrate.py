@@ -1,4 +1,4 @@
-"""`python -m shared.postgres.migrate`: brings the schema up to date. Safe to run many times at once.
+"""`python -m shared.postgres.migrate`: brings the schema up to date, also when many run at once.
 
 Files run once, in order, each in a transaction; a file that changed after it ran is an error.
 """
@@ -44,7 +44,7 @@ async def migrate(dsn: str, folder: Path = _FOLDER) -> list[str]:
         )
         rows = await connection.fetch("select version, checksum from schema_migrations")
         known = {row["version"]: row["checksum"] for row in rows}
-        for path in sorted(folder.glob("[0-9]*.sql")):
+        for path in await asyncio.to_thread(_list_files, folder):
             if await _apply(connection, path, known):
                 applied.append(path.stem)
     return applied
@@ -54,10 +54,14 @@ async def _lock(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     # Polled: a session that blocks in pg_advisory_lock() would deadlock concurrent index builds.
     try:
         async with asyncio.timeout(_LOCK_TIMEOUT_S):
-            while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
+            while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110 - Postgres tells nobody
                 await asyncio.sleep(_LOCK_PAUSE_S)
     except TimeoutError as error:
         raise MigrationError("another migration has been running for a minute") from error
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.sql"))
 
 
 async def _apply(
@@ -91,7 +95,7 @@ def main() -> None:
         description="Brings the schema of TURNKEEP_DATABASE_URL up to date.",
     ).parse_args()
     try:
-        dsn = _MigrateSettings().database_url.get_secret_value()  # type: ignore[call-arg]
+        dsn = _MigrateSettings().database_url.get_secret_value()
         applied = asyncio.run(migrate(dsn))
     except ValidationError:
         raise SystemExit("turnkeep: TURNKEEP_DATABASE_URL is not set") from None

@@ -71,7 +71,8 @@ select
 from accepted a, touched;
 
 -- name: lock_concurrency_key :one
--- Serialises accepts that must not both find the key idle; held until the commit. $1 tenant $2 key
+-- Serialises accepts that must not both find the key idle; held until the commit.
+-- $1 tenant  $2 key   -- scope: system
 select pg_advisory_xact_lock(hashtextextended($1::uuid::text || ':' || $2, 0)) is null as locked;
 
 -- name: find_active_turn_of_key :one

@@ -1,0 +1,47 @@
+"""Credentials of a request → Principal. The first credential that is present decides."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+
+from shared.errors import NotAuthenticated
+from shared.turn.model import Principal
+
+MAX_SECRET_CHARS: Final = 512
+
+
+async def authenticate(request: Request) -> Principal:
+    """Who asks: `Authorization: Bearer`, else `X-API-Key`.
+
+    A credential that is present but wrong is an error even when the other one would do: nobody
+    should act under an identity they did not mean.
+
+    Raises:
+        NotAuthenticated: no credential, or a wrong one.
+        PostgresUnavailable: nobody can tell.
+    """
+    principal: Principal = await request.app.state.api_keys.authenticate(read_secret(request))
+    return principal
+
+
+def read_secret(request: Request) -> str:
+    """The secret of the deciding header.
+
+    Raises:
+        NotAuthenticated: absent, repeated, empty, too long or not printable ASCII.
+    """
+    bearers = request.headers.getlist("authorization")
+    values = bearers or request.headers.getlist("x-api-key")
+    if len(values) != 1:
+        raise NotAuthenticated("Not authenticated")
+    secret = values[0].strip()
+    if bearers:
+        scheme, _, secret = secret.partition(" ")
+        if scheme.lower() != "bearer":
+            raise NotAuthenticated("Not authenticated")
+        secret = secret.strip()
+    if not 0 < len(secret) <= MAX_SECRET_CHARS or not (secret.isascii() and secret.isprintable()):
+        raise NotAuthenticated("Not authenticated")
+    return secret

@@ -1,0 +1,40 @@
+"""Messages of the primary surface: what was said in a thread."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.auth import authenticate
+from api.chat.schemas import MessageList, MessageListQuery, message_to_dict, to_json
+from api.openapi import Operation
+from api.validation import path_uuid, read_query
+
+MESSAGES: Final = "/api/v1/chat/threads/{thread_id}/messages"
+
+
+async def list_messages(request: Request) -> Response:
+    """A thread's messages in the order they came, without those that were superseded."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    query = read_query(request, MessageListQuery)
+    rows, cursor = await request.app.state.threads.list_messages(
+        principal,
+        thread_id,
+        limit=query.limit,
+        cursor=query.cursor,
+        newest_first=query.order == "desc",
+    )
+    page = {"items": [message_to_dict(row) for row in rows], "nextCursor": cursor}
+    return Response(to_json(page), media_type="application/json")
+
+
+OPERATIONS: Final = (
+    Operation(
+        "GET", MESSAGES, list_messages, "messages", "List messages",
+        query=MessageListQuery, responses={HTTPStatus.OK: MessageList},
+    ),
+)  # fmt: skip

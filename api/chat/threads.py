@@ -1,0 +1,114 @@
+"""Threads of the primary surface: create, read, change, list, delete."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.auth import authenticate
+from api.body import read_model
+from api.chat.schemas import (
+    CreateThread,
+    Thread,
+    ThreadList,
+    ThreadListQuery,
+    UpdateThread,
+    thread_to_dict,
+    to_json,
+)
+from api.openapi import Operation
+from api.validation import path_uuid, read_query
+from shared.errors import NotFound
+from shared.service.threads import ThreadService
+
+THREADS: Final = "/api/v1/chat/threads"
+THREAD: Final = f"{THREADS}/{{thread_id}}"
+
+
+async def list_threads(request: Request) -> Response:
+    """The caller's threads, newest activity first."""
+    principal = await authenticate(request)
+    query = read_query(request, ThreadListQuery)
+    rows, cursor = await _threads(request).list_threads(
+        principal, limit=query.limit, cursor=query.cursor
+    )
+    return _json({"items": [thread_to_dict(row) for row in rows], "nextCursor": cursor})
+
+
+async def create_thread(request: Request) -> Response:
+    """A new thread; every field of the body is optional."""
+    principal = await authenticate(request)
+    body = await read_model(request, CreateThread)
+    _refuse_agent_spec(body.agent_spec_id)
+    row = await _threads(request).create(
+        principal, title=body.title, system_prompt=body.system_prompt, metadata=body.metadata
+    )
+    headers = {"location": THREAD.format(thread_id=row["id"])}
+    return _json(thread_to_dict(row), HTTPStatus.CREATED, headers)
+
+
+async def get_thread(request: Request) -> Response:
+    """One thread with the status of its newest turn."""
+    principal = await authenticate(request)
+    row = await _threads(request).get(principal, path_uuid(request, "thread_id"))
+    return _json(thread_to_dict(row))
+
+
+async def update_thread(request: Request) -> Response:
+    """Changes what the body names: null clears, metadata is replaced as a whole."""
+    principal = await authenticate(request)
+    thread_id = path_uuid(request, "thread_id")
+    body = await read_model(request, UpdateThread)
+    _refuse_agent_spec(body.agent_spec_id)
+    changes = {name: getattr(body, name) for name in body.model_fields_set - {"agent_spec_id"}}
+    row = await _threads(request).update(principal, thread_id, **changes)
+    return _json(thread_to_dict(row))
+
+
+async def delete_thread(request: Request) -> Response:
+    """Cancels what is active, then makes the thread, its turns and messages disappear."""
+    principal = await authenticate(request)
+    await _threads(request).delete(principal, path_uuid(request, "thread_id"))
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+def _threads(request: Request) -> ThreadService:
+    threads: ThreadService = request.app.state.threads
+    return threads
+
+
+def _refuse_agent_spec(agent_spec_id: str | None) -> None:
+    if agent_spec_id is not None:  # no tenant has any yet
+        raise NotFound("Agent spec not found")
+
+
+def _json(
+    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(to_json(value), status, headers, media_type="application/json")
+
+
+OPERATIONS: Final = (
+    Operation(
+        "GET", THREADS, list_threads, "threads", "List threads",
+        query=ThreadListQuery, responses={HTTPStatus.OK: ThreadList},
+    ),
+    Operation(
+        "POST", THREADS, create_thread, "threads", "Create a thread",
+        body=CreateThread, responses={HTTPStatus.CREATED: Thread}, errors=(404,),
+    ),
+    Operation(
+        "GET", THREAD, get_thread, "threads", "Get a thread", responses={HTTPStatus.OK: Thread}
+    ),
+    Operation(
+        "PATCH", THREAD, update_thread, "threads", "Update a thread",
+        body=UpdateThread, responses={HTTPStatus.OK: Thread},
+    ),
+    Operation(
+        "DELETE", THREAD, delete_thread, "threads", "Delete a thread",
+        responses={HTTPStatus.NO_CONTENT: None},
+    ),
+)  # fmt: skip

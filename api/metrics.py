@@ -1,0 +1,50 @@
+"""`/metrics`, and the middleware that counts requests by route template, never by raw path."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.metrics import Metrics
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+async def serve_metrics(request: Request) -> Response:
+    """This process' metrics in the Prometheus text format."""
+    metrics: Metrics = request.app.state.metrics
+    headers = {"content-type": CONTENT_TYPE_LATEST}
+    return Response(generate_latest(metrics.registry), headers=headers)
+
+
+class CountRequests:
+    """ASGI middleware: one count and one duration, to the response's head, per request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything on; observes the head of the response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def observe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._count(scope, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, observe)
+
+    def _count(self, scope: Scope, status: int, took_s: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.http_requests.labels(method=method, route=route, status=status).inc()
+        self._metrics.http_duration.labels(method=method, route=route).observe(took_s)

@@ -1,0 +1,258 @@
+"""Routes and the OpenAPI 3.1 document, made from one table of operations: they cannot differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Literal
+
+import orjson
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+Handler = Callable[[Request], Awaitable[Response]]
+EVENT_STREAM: Final = "text/event-stream"
+_REF: Final = "#/components/schemas/{model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A request or response header. Request headers are optional."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method on one path. `responses` maps success statuses to what the body holds."""
+
+    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
+    path: str
+    handler: Handler
+    tag: str
+    summary: str
+    body: type[BaseModel] | None = None
+    also_documents: tuple[type[BaseModel], ...] = ()
+    """Models that the body's schema refers to by name."""
+    query: type[BaseModel] | None = None
+    headers: tuple[Header, ...] = ()
+    responses: Mapping[int, type[BaseModel] | str | None] = field(
+        default_factory=lambda: {HTTPStatus.OK: None}
+    )
+    response_headers: tuple[Header, ...] = ()
+    errors: tuple[int, ...] = ()
+    """Statuses beyond those every operation of its kind has."""
+
+    @property
+    def operation_id(self) -> str:
+        return getattr(self.handler, "__name__", self.summary)
+
+    @property
+    def path_parameters(self) -> list[str]:
+        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+
+
+class ErrorItem(BaseModel):
+    """What is wrong with one value; `type` follows pydantic's names."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ValidationProblem(BaseModel):
+    detail: list[ErrorItem]
+
+
+class Problem(BaseModel):
+    """RFC 9457 with the members every reader of this API expects. 409 and 410 add `turnId`."""
+
+    detail: str
+    title: str
+    status: int
+    type: str
+    turnId: str | None = None  # noqa: N815 - as it is on the wire
+
+
+# -- routes
+
+
+def routes_from(operations: Iterable[Operation]) -> list[Route]:
+    """One route per path, so that a wrong method is told all the right ones."""
+    by_path: dict[str, dict[str, Operation]] = {}
+    for operation in operations:
+        methods = by_path.setdefault(operation.path, {})
+        if operation.method in methods:
+            raise ValueError(f"{operation.method} {operation.path} stands twice")
+        methods[operation.method] = operation
+    return [_route(path, methods) for path, methods in by_path.items()]
+
+
+def _route(path: str, operations: dict[str, Operation]) -> Route:
+    handlers = {method: operation.handler for method, operation in operations.items()}
+    get = operations.get("GET")
+    if get is not None and EVENT_STREAM not in get.responses.values():
+        handlers["HEAD"] = get.handler
+
+    async def dispatch(request: Request) -> Response:
+        return await handlers[request.method](request)
+
+    route = Route(path, dispatch, methods=sorted(operations), name=path)
+    route.methods = set(handlers)  # Starlette adds HEAD to any GET; a stream has none
+    return route
+
+
+# -- the document
+
+
+def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    schemas = _collect_schemas(operations)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        described = _describe(operation, schemas)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Turnkeep",
+            "version": _version(),
+            "description": "Conversation turns with LLM agents: accepted once, never lost.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas.definitions,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+        "security": [{"bearer": []}, {"apiKey": []}],
+    }
+
+
+def serve_document(document: dict[str, Any]) -> Handler:
+    """An endpoint that serves `document`."""
+    data = orjson.dumps(document)
+
+    async def serve_openapi(_: Request) -> Response:
+        return Response(data, media_type="application/json")
+
+    return serve_openapi
+
+
+@dataclass(frozen=True, slots=True)
+class _Schemas:
+    references: Mapping[Any, dict[str, Any]]
+    definitions: dict[str, Any]
+
+    def of(self, model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
+        return self.references[model, mode]
+
+
+def _collect_schemas(operations: Iterable[Operation]) -> _Schemas:
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (ValidationProblem, "serialization"),
+        (Problem, "serialization"),
+    ]
+    for operation in operations:
+        asked = (operation.body, operation.query, *operation.also_documents)
+        wanted += [(model, "validation") for model in asked if model is not None]
+        answered = operation.responses.values()
+        wanted += [(model, "serialization") for model in answered if isinstance(model, type)]
+    references, definitions = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF)
+    return _Schemas(references, definitions.get("$defs", {}))
+
+
+def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.operation_id,
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "parameters": list(_parameters(operation, schemas)),
+        "responses": {
+            **{str(status): response for status, response in _successes(operation, schemas)},
+            **{str(status): response for status, response in _errors(operation, schemas)},
+        },
+    }
+    if description := inspect.getdoc(operation.handler):
+        described["description"] = description
+    if operation.body is not None:
+        schema = schemas.of(operation.body, "validation")
+        described["requestBody"] = {
+            "required": False,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return described
+
+
+def _parameters(operation: Operation, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+    for name in operation.path_parameters:
+        yield {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "format": "uuid"},
+        }
+    if operation.query is not None:
+        reference = schemas.of(operation.query, "validation")["$ref"]
+        schema = schemas.definitions[reference.rpartition("/")[2]]
+        for name, property_ in schema["properties"].items():
+            required = name in schema.get("required", ())
+            yield {"name": name, "in": "query", "required": required, "schema": property_}
+    for header in operation.headers:
+        yield {"in": "header", "required": False, **_header(header), "name": header.name}
+
+
+def _header(header: Header) -> dict[str, Any]:
+    return {"description": header.description, "schema": dict(header.schema)}
+
+
+def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict[str, Any]]]:
+    for status, answer in operation.responses.items():
+        response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+        if isinstance(answer, str):
+            response["content"] = {answer: {"schema": {"type": "string"}}}
+        elif answer is not None:
+            schema = schemas.of(answer, "serialization")
+            response["content"] = {"application/json": {"schema": schema}}
+        if operation.response_headers:
+            response["headers"] = {
+                header.name: _header(header) for header in operation.response_headers
+            }
+        yield int(status), response
+
+
+def _errors(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict[str, Any]]]:
+    statuses = {401, 500, 503, *operation.errors}
+    if operation.path_parameters:
+        statuses |= {404, 422}
+    if operation.query is not None:
+        statuses |= {422}
+    if operation.body is not None:
+        statuses |= {408, 413, 415, 422}
+    for status in sorted(statuses):
+        model = ValidationProblem if status == 422 else Problem
+        schema = schemas.of(model, "serialization")
+        yield (
+            status,
+            {
+                "description": HTTPStatus(status).phrase,
+                "content": {"application/json": {"schema": schema}},
+            },
+        )
+
+
+def _version() -> str:
+    try:
+        return version("turnkeep")
+    except PackageNotFoundError:
+        return "0.1.0"

@@ -1,0 +1,77 @@
+-- name: create_thread :one
+-- A new thread of one user.
+-- $1 id  $2 tenant  $3 user  $4 title  $5 system prompt  $6 metadata
+with made as (
+    insert into threads (id, tenant_id, user_id, title, system_prompt, metadata)
+    values ($1, $2, $3, $4, $5, $6::jsonb)
+    returning *
+)
+select m.*, null::turn_status as last_turn_status
+from made m;
+
+-- name: get_thread :one
+-- One thread of one user, with the status of its newest turn. $1 thread  $2 tenant  $3 user
+select th.*, t.status as last_turn_status
+from threads th
+left join turns t on t.id = th.last_turn_id and t.tenant_id = th.tenant_id
+where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null;
+
+-- name: list_threads :many
+-- A user's threads, newest activity first, behind a place. $1 tenant $2 user $3 at? $4 id? $5 most
+select th.*, t.status as last_turn_status
+from threads th
+left join turns t on t.id = th.last_turn_id and t.tenant_id = th.tenant_id
+where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
+    and (coalesce(th.last_message_at, th.created_at), th.id) < (
+        coalesce($3::timestamptz, 'infinity'),
+        coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    )
+order by coalesce(th.last_message_at, th.created_at) desc, th.id desc
+limit $5;
+
+-- name: update_thread :one
+-- Changes what the flags name. $1 thread $2 tenant $3 user $4/$5 title $6/$7 prompt $8/$9 metadata
+with changed as (
+    update threads th
+    set title = case when $4::boolean then $5 else th.title end,
+        system_prompt = case when $6::boolean then $7 else th.system_prompt end,
+        metadata = case when $8::boolean then $9::jsonb else th.metadata end,
+        updated_at = case when $4::boolean or $6::boolean or $8::boolean then now() else th.updated_at end
+    where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+    returning *
+)
+select c.*, t.status as last_turn_status
+from changed c
+left join turns t on t.id = c.last_turn_id and t.tenant_id = c.tenant_id;
+
+-- name: lock_thread :one
+-- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user
+select th.id
+from threads th
+where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+for update;
+
+-- name: delete_thread :one
+-- Hides a thread and all that hangs on it. $1 thread  $2 tenant  $3 user
+update threads th
+set deleted_at = now(), updated_at = now()
+where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+returning th.id;
+
+-- name: list_messages :many
+-- A thread's messages in the order they came, behind a place. $1 tenant $2 thread $3 after? $4 most
+select m.*
+from messages m
+where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
+    and m.seq > coalesce($3::bigint, 0)
+order by m.seq
+limit $4;
+
+-- name: list_messages_backwards :many
+-- The same, newest first. $1 tenant  $2 thread  $3 before?  $4 most
+select m.*
+from messages m
+where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
+    and m.seq < coalesce($3::bigint, 9223372036854775807)
+order by m.seq desc
+limit $4;

@@ -1,0 +1,40 @@
+"""Pagination cursors: opaque to callers; inside, a JSON array of sort keys, checked on return."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from shared.errors import InvalidCursor
+
+_MAX_CHARS: Final = 512
+_MAX_BIGINT: Final = 2**63 - 1
+
+
+def encode_cursor(keys: Sequence[Any]) -> str:
+    """Sort keys of the last row shown, as URL-safe text."""
+    return base64.urlsafe_b64encode(orjson.dumps(list(keys))).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str, types: tuple[type, ...]) -> list[Any]:
+    """Inverse of `encode_cursor`.
+
+    Raises:
+        InvalidCursor: not a cursor with keys of these types.
+    """
+    if len(cursor) > _MAX_CHARS or not cursor.isascii():
+        raise InvalidCursor
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        keys = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor from error
+    if not isinstance(keys, list) or [type(key) for key in keys] != list(types):
+        raise InvalidCursor
+    if any(isinstance(key, int) and not 0 <= key <= _MAX_BIGINT for key in keys):
+        raise InvalidCursor
+    return keys

@@ -1,0 +1,86 @@
+"""`python -m shared.service.seed`: the development tenant, its user and its key. Idempotent."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import uuid
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import PostgresUnavailable
+from shared.postgres.pool import Database, Transaction
+from shared.service.api_keys import create_api_key, create_user, hash_secret
+
+# The same in every deployment, so that seeding twice, or twice at once, finds itself.
+DEV_TENANT_ID: Final = uuid.UUID("01900000-0000-7000-8000-000000000001")
+DEV_KEY_NAME: Final = "development"
+
+
+class SeedSettings(BaseSettings):
+    """What the seed needs of the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TURNKEEP_", extra="ignore")
+
+    database_url: SecretStr
+    key_pepper: SecretStr = Field(min_length=16)
+    dev_api_key: SecretStr = Field(min_length=8, max_length=512)
+
+
+async def seed(settings: SeedSettings) -> tuple[UUID, UUID]:
+    """Makes tenant, user and key; a development key of another secret is revoked.
+
+    Raises:
+        ValueError: no client could send this secret, or it is another user's key.
+    """
+    pepper = settings.key_pepper.get_secret_value().encode()
+    secret = settings.dev_api_key.get_secret_value()
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        raise ValueError("TURNKEEP_DEV_API_KEY: only printable ASCII characters without spaces")
+
+    async def work(transaction: Transaction) -> UUID:
+        # This also locks the tenant's row: of two seeds at once, the later one's key remains.
+        await transaction.fetch_one("add_tenant", DEV_TENANT_ID, "Development")
+        user_id = await create_user(transaction, DEV_TENANT_ID, "dev@localhost", "Developer")
+        await create_api_key(
+            transaction,
+            tenant_id=DEV_TENANT_ID,
+            user_id=user_id,
+            name=DEV_KEY_NAME,
+            pepper=pepper,
+            secret=secret,
+        )
+        kept = hash_secret(pepper, secret)
+        await transaction.fetch_many("revoke_other_keys", DEV_TENANT_ID, DEV_KEY_NAME, kept)
+        return user_id
+
+    async with Database(settings.database_url.get_secret_value(), size=1) as database:
+        return DEV_TENANT_ID, await database.run_in_transaction(work)
+
+
+def main() -> None:
+    """Prints one line of JSON: `{"tenantId", "userId"}`."""
+    argparse.ArgumentParser(
+        prog="python -m shared.service.seed",
+        description="Makes the development tenant, user and API key (TURNKEEP_DEV_API_KEY).",
+    ).parse_args()
+    try:
+        tenant_id, user_id = asyncio.run(seed(SeedSettings()))
+    except ValidationError as error:
+        names = ", ".join(
+            f"TURNKEEP_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()
+        )
+        raise SystemExit(f"turnkeep: {names}") from None
+    except (PostgresUnavailable, asyncpg.PostgresError, ValueError) as error:
+        raise SystemExit(f"turnkeep: {error}") from None
+    sys.stdout.buffer.write(orjson.dumps({"tenantId": tenant_id, "userId": user_id}) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Threads and their messages: create, read, change, list, delete."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from shared.errors import ConcurrencyConflict, InvalidCursor, ThreadNotFound
+from shared.ids import new_id
+from shared.postgres.pool import Database, Transaction
+from shared.service.cursor import decode_cursor, encode_cursor
+from shared.service.turns import TurnService
+from shared.turn.model import Principal
+
+UNCHANGED: Final = object()
+_DELETE_TRIES: Final = 10
+
+
+class ThreadService:
+    """Threads of one user. Rows come as records: the surface names their fields its own way."""
+
+    def __init__(self, database: Database, turns: TurnService) -> None:
+        self._database = database
+        self._turns = turns
+
+    async def create(
+        self,
+        principal: Principal,
+        *,
+        title: str | None,
+        system_prompt: str | None,
+        metadata: dict[str, Any],
+    ) -> asyncpg.Record:
+        """A new thread."""
+        row = await self._database.fetch_one(
+            "create_thread",
+            new_id(),
+            principal.tenant_id,
+            principal.user_id,
+            title,
+            system_prompt,
+            metadata,
+        )
+        if row is None:  # an insert returns its row
+            raise ThreadNotFound
+        return row
+
+    async def get(self, principal: Principal, thread_id: UUID) -> asyncpg.Record:
+        """One thread.
+
+        Raises:
+            ThreadNotFound: unknown, deleted or somebody else's.
+        """
+        return self._found(
+            await self._database.fetch_one(
+                "get_thread", thread_id, principal.tenant_id, principal.user_id
+            )
+        )
+
+    async def list_threads(
+        self, principal: Principal, *, limit: int, cursor: str | None
+    ) -> tuple[list[asyncpg.Record], str | None]:
+        """A page of threads, newest activity first, and the cursor of the next one."""
+        at, thread_id = _decode_place(cursor) if cursor else (None, None)
+        rows = await self._database.fetch_many(
+            "list_threads", principal.tenant_id, principal.user_id, at, thread_id, limit + 1
+        )
+        page = rows[:limit]
+        return page, _encode_place(page[-1]) if len(rows) > limit else None
+
+    async def update(
+        self,
+        principal: Principal,
+        thread_id: UUID,
+        *,
+        title: object = UNCHANGED,
+        system_prompt: object = UNCHANGED,
+        metadata: object = UNCHANGED,
+    ) -> asyncpg.Record:
+        """Changes what is given; None clears.
+
+        Raises:
+            ThreadNotFound: unknown, deleted or somebody else's.
+        """
+        changes: list[object] = []
+        for value in (title, system_prompt, {} if metadata is None else metadata):
+            is_given = value is not UNCHANGED
+            changes += [is_given, value if is_given else None]
+        return self._found(
+            await self._database.fetch_one(
+                "update_thread", thread_id, principal.tenant_id, principal.user_id, *changes
+            )
+        )
+
+    async def delete(self, principal: Principal, thread_id: UUID) -> None:
+        """Hides a thread after cancelling what is active in it.
+
+        Raises:
+            ThreadNotFound: unknown, deleted or somebody else's.
+            ConcurrencyConflict: its owner goes on submitting turns meanwhile.
+        """
+        await self.get(principal, thread_id)
+        active_turn_id = None
+        for _ in range(_DELETE_TRIES):
+            await self._turns.cancel_all_of_thread(principal, thread_id)
+            active_turn_id = await self._hide_if_idle(principal, thread_id)
+            if active_turn_id is None:
+                return
+        raise ConcurrencyConflict(str(active_turn_id))
+
+    async def _hide_if_idle(self, principal: Principal, thread_id: UUID) -> UUID | None:
+        """Hides the thread unless a turn came in between; that turn's id then."""
+        tenant_id, user_id = principal.tenant_id, principal.user_id
+
+        async def hide(transaction: Transaction) -> UUID | None:
+            self._found(await transaction.fetch_one("lock_thread", thread_id, tenant_id, user_id))
+            active = await transaction.fetch_one(
+                "find_active_turn_of_thread", tenant_id, user_id, thread_id
+            )
+            if active is not None:
+                active_turn_id: UUID = active["id"]
+                return active_turn_id
+            await transaction.fetch_one("delete_thread", thread_id, tenant_id, user_id)
+            return None
+
+        return await self._database.run_in_transaction(hide)
+
+    async def list_messages(
+        self,
+        principal: Principal,
+        thread_id: UUID,
+        *,
+        limit: int,
+        cursor: str | None,
+        newest_first: bool,
+    ) -> tuple[list[asyncpg.Record], str | None]:
+        """A page of a thread's messages and the cursor of the next one.
+
+        Raises:
+            ThreadNotFound: unknown, deleted or somebody else's.
+        """
+        place = decode_cursor(cursor, (int,))[0] if cursor else None
+        await self.get(principal, thread_id)
+        query = "list_messages_backwards" if newest_first else "list_messages"
+        rows = await self._database.fetch_many(
+            query, principal.tenant_id, thread_id, place, limit + 1
+        )
+        page = rows[:limit]
+        return page, encode_cursor([page[-1]["seq"]]) if len(rows) > limit else None
+
+    @staticmethod
+    def _found(row: asyncpg.Record | None) -> asyncpg.Record:
+        if row is None:
+            raise ThreadNotFound
+        return row
+
+
+def _encode_place(row: asyncpg.Record) -> str:
+    at: datetime = row["last_message_at"] or row["created_at"]
+    seconds = int(at.replace(microsecond=0).timestamp())
+    return encode_cursor([seconds * 1_000_000 + at.microsecond, str(row["id"])])
+
+
+def _decode_place(cursor: str) -> tuple[datetime, UUID]:
+    micros, text = decode_cursor(cursor, (int, str))
+    try:
+        seconds, rest = divmod(int(micros), 1_000_000)
+        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+        return at, UUID(text)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidCursor from error
