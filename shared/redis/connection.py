@@ -157,7 +157,7 @@ class RedisConnection:
             RedisUnavailable: no connection, or no reply in time. The command may have run.
             RedisReplyError: Redis refused it.
         """
-        if self._protocol is None:
+        if self._protocol is None or self._opening is not None:
             await self._ensure_open()
         return await self.send(*command)
 
