@@ -1,6 +1,6 @@
 -- Opens a turn's log for an attempt and appends its first events. The caller has read the
 -- generation first and asked Postgres about the attempt after that; this order is what makes a
--- lost or rolled-back Redis harmless. A retry of the same call answers OK or DUP.
+-- lost or rolled-back Redis harmless. A retry of the same call answers DUP.
 --
 -- KEYS: generation meta log
 -- ARGV: attempt expected count payload final channel ttl_s
@@ -18,11 +18,11 @@ if same then
   if current > tonumber(attempt) then
     return {'FENCED', current}
   end
-  if known[2] == '1' then
-    return {'CLOSED', tonumber(known[4])}
-  end
   if current == tonumber(attempt) then
     return {'DUP', tonumber(known[4])}
+  end
+  if known[2] == '1' then
+    return {'CLOSED', tonumber(known[4])}
   end
 else
   -- From before a loss or a rollback: nothing of it is valid.
