@@ -167,7 +167,9 @@ async def create_tenant(database: Database | Transaction, name: str) -> UUID:
     return tenant_id
 
 
-async def create_user(database: Database | Transaction, tenant_id: UUID, email: str, name: str) -> UUID:
+async def create_user(
+    database: Database | Transaction, tenant_id: UUID, email: str, name: str
+) -> UUID:
     """Makes a user, or finds the one with this address."""
     row = await database.fetch_one("add_user", new_id(), tenant_id, email, name)
     user_id: UUID = row["id"]  # type: ignore[index]  # an upsert always returns its row

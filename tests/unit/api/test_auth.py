@@ -1,0 +1,58 @@
+"""Which header decides, and what is no credential: RELIABILITY A01, A02, A16."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from api.auth import MAX_SECRET_CHARS, read_secret
+from shared.errors import NotAuthenticated
+
+
+def make_request(*headers: tuple[str, str], query: str = "") -> Request:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    return Request({"type": "http", "headers": raw, "query_string": query.encode()})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("authorization", "Bearer s3cret")],
+        [("authorization", "bearer  s3cret ")],
+        [("x-api-key", "s3cret")],
+        [("authorization", "Bearer s3cret"), ("x-api-key", "another")],
+    ],
+)
+def test_secret(headers: list[tuple[str, str]]) -> None:
+    assert read_secret(make_request(*headers)) == "s3cret"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("authorization", "")],
+        [("authorization", "Bearer")],
+        [("authorization", "Bearer ")],
+        [("authorization", "Basic dXNlcjpwYXNz")],
+        [("authorization", "s3cret")],
+        [("authorization", "Bearer s3cret"), ("authorization", "Bearer s3cret")],
+        [("x-api-key", "a"), ("x-api-key", "a")],
+        [("x-api-key", "")],
+        [("x-api-key", "a" * (MAX_SECRET_CHARS + 1))],
+        [("authorization", "Bearer " + "a" * (MAX_SECRET_CHARS + 1))],
+        [("x-api-key", "schlüssel")],
+        [("x-api-key", "a\tb")],
+        [("authorization", "Basic x"), ("x-api-key", "s3cret")],
+        [("authorization", "Bearer "), ("x-api-key", "s3cret")],
+        [("cookie", "vai_token=s3cret")],
+    ],
+)
+def test_no_secret(headers: list[tuple[str, str]]) -> None:
+    with pytest.raises(NotAuthenticated):
+        read_secret(make_request(*headers))
+
+
+def test_a_secret_in_the_url_is_no_credential() -> None:
+    with pytest.raises(NotAuthenticated):
+        read_secret(make_request(query="token=s3cret&api_key=s3cret"))
