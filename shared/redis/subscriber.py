@@ -57,6 +57,7 @@ class Subscriber:
         self._protocol: RespProtocol | None = None
         self._channels: dict[str, set[Subscription]] = {}
         self._acks: dict[str, asyncio.Future[None]] = {}
+        self._owed: dict[str, int] = {}  # SUBSCRIBEs that this connection has not answered yet
         self._missed: set[str] = set()  # channels whose listeners must hear of a gap at the ack
         self._lost = asyncio.Event()
         self._connected = asyncio.Event()
@@ -125,6 +126,8 @@ class Subscriber:
     async def _acknowledged(self, channel: str) -> None:
         while True:
             await self._connected.wait()
+            if not self._connected.is_set():
+                continue  # lost again before this task ran
             ack = self._acks.get(channel) or self._request_ack(channel)
             await asyncio.wait([ack])
             if ack.done() and not ack.cancelled():
@@ -133,6 +136,7 @@ class Subscriber:
     def _request_ack(self, channel: str) -> asyncio.Future[None]:
         ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._acks[channel] = ack
+        self._owed[channel] = self._owed.get(channel, 0) + 1
         self._write("SUBSCRIBE", channel)
         return ack
 
@@ -160,6 +164,7 @@ class Subscriber:
         self._last_heard = time.monotonic()
         for command in handshake(self._address):
             self._write(*(str(part) for part in command))
+        self._owed.clear()
         for channel in self._channels:
             self._request_ack(channel)
         self._missed = set(self._channels)
@@ -182,6 +187,7 @@ class Subscriber:
         protocol, self._protocol = self._protocol, None
         if protocol is not None and protocol.transport is not None:
             protocol.transport.abort()
+        self._owed.clear()
         acks, self._acks = self._acks, {}
         for ack in acks.values():
             ack.cancel()
@@ -202,6 +208,11 @@ class Subscriber:
             self._acknowledge(reply[1].decode())
 
     def _acknowledge(self, channel: str) -> None:
+        owed = self._owed.pop(channel, 1) - 1
+        if owed:
+            # The answer to an earlier listener who left: an UNSUBSCRIBE follows it on the wire.
+            self._owed[channel] = owed
+            return
         ack = self._acks.get(channel)
         if ack is not None and not ack.done():
             ack.set_result(None)
