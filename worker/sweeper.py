@@ -98,6 +98,7 @@ class Sweeper:
                     row["tenant_id"],
                     row["concurrency_key"],
                     row["max_running"],
+                    running=row["running_ids"],
                     waiting={row["id"]: row["accept_seq"]},
                     reset=True,
                 )

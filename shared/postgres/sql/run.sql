@@ -20,17 +20,17 @@ free as (
     select h.id, candidate.slot
     from head h
     cross join lateral (
-        select slot
-        from generate_series(1, h.max_running) slot
+        select place.slot
+        from generate_series(1, h.max_running) as place (slot)
         where not exists (
             select 1
             from turns busy
             where busy.tenant_id = h.tenant_id
                 and busy.concurrency_key = h.concurrency_key
                 and busy.status = {target:claim}
-                and busy.slot = slot
+                and busy.slot = place.slot
         )
-        order by slot
+        order by place.slot
         limit 1
     ) candidate
 )

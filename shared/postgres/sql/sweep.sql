@@ -11,7 +11,14 @@ limit $2;
 -- name: list_stalled_heads :many
 -- Pending turns that could run now and have waited: Redis may have forgotten them.
 -- $1 after seq  $2 most  $3 waited s   -- scope: system
-select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq
+select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq,
+    array(
+        select busy.id
+        from turns busy
+        where busy.tenant_id = t.tenant_id
+            and busy.concurrency_key = t.concurrency_key
+            and busy.status = {target:claim}
+    ) as running_ids
 from turns t
 where t.status in ({sources:claim})
     and t.accept_seq > $1
@@ -22,14 +29,22 @@ where t.status in ({sources:claim})
         from turns earlier
         where earlier.tenant_id = t.tenant_id
             and earlier.concurrency_key = t.concurrency_key
-            and earlier.status in ({sources:claim}, {target:claim})
+            and earlier.status in ({sources:claim})
             and earlier.accept_seq < t.accept_seq
+    )
+    and t.max_running > (
+        select count(*)
+        from turns busy
+        where busy.tenant_id = t.tenant_id
+            and busy.concurrency_key = t.concurrency_key
+            and busy.status = {target:claim}
     )
 order by t.accept_seq
 limit $2;
 
 -- name: list_claimable_heads :many
--- What a worker claims from Postgres while Redis is away: oldest heads of idle keys. $1 most
+-- What a worker claims from Postgres while Redis is away: oldest heads of keys with a free
+-- slot. $1 most
 -- -- scope: system
 select t.id
 from turns t
@@ -40,8 +55,15 @@ where t.status in ({sources:claim})
         from turns earlier
         where earlier.tenant_id = t.tenant_id
             and earlier.concurrency_key = t.concurrency_key
-            and earlier.status in ({sources:claim}, {target:claim})
+            and earlier.status in ({sources:claim})
             and earlier.accept_seq < t.accept_seq
+    )
+    and t.max_running > (
+        select count(*)
+        from turns busy
+        where busy.tenant_id = t.tenant_id
+            and busy.concurrency_key = t.concurrency_key
+            and busy.status = {target:claim}
     )
 order by t.accept_seq
 limit $1;

@@ -8,8 +8,8 @@
 --   over     ids that hold no slot and wait no more, separated by blanks
 --   running  ids that hold a slot
 --   waiting  accept_seq:id pairs, separated by blanks
---   reset    '1' when Postgres says that nobody holds a slot and the waiting one could run: unless it
---            is ready already, who held slots before is forgotten
+--   reset    '1' when Postgres says that `running` is all that holds a slot and the waiting one could
+--            run: unless it is ready already, who held slots before is forgotten
 -- Returns the number of turns made ready.
 if reset == '1' then
   for _, id in string.gmatch(waiting, '(%d+):(%S+)') do
