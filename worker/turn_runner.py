@@ -199,7 +199,7 @@ class TurnRunner:
         is_retry = False
         while held.stop_reason is not StopReason.FENCED:
             try:
-                row = await self._endings.run(*arguments)
+                row = await self._endings.run(*arguments, contended=turn.thread_id)
                 if row is None and is_retry:
                     row = await self._find_own_ending(turn, turn_log.last_seq + 1)
             except PostgresUnavailable as error:

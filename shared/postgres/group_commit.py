@@ -6,8 +6,8 @@ No timer: on an idle process a write goes out at once, on a busy one commits car
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -17,6 +17,12 @@ from shared.postgres.pool import Database
 MAX_BATCH: Final = 64
 _LANES: Final = 2
 """Batches in flight at once: one commits while the other is being sent."""
+
+
+class _Run(NamedTuple):
+    args: tuple[Any, ...]
+    contended: UUID
+    future: asyncio.Future[asyncpg.Record | None]
 
 
 class GroupCommit:
@@ -30,20 +36,21 @@ class GroupCommit:
     def __init__(self, database: Database, query: str) -> None:
         self._database = database
         self._query = query
-        self._gathering: list[tuple[Sequence[Any], asyncio.Future[asyncpg.Record | None]]] = []
+        self._gathering: list[_Run] = []
         self._flushes: set[asyncio.Task[None]] = set()
 
-    async def run(self, *args: Any) -> asyncpg.Record | None:
+    async def run(self, *args: Any, contended: UUID) -> asyncpg.Record | None:
         """The row of this run, once its batch is committed.
 
-        A cancelled caller does not undo its write.
+        A cancelled caller does not undo its write. `contended` is the thread, the one row that runs
+        of different batches write: all batches lock threads in the same order, so none deadlocks.
 
         Raises:
             PostgresUnavailable: the outcome of the commit is unknown, or it did not happen.
             asyncpg.PostgresError: this run broke a constraint.
         """
         future: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
-        self._gathering.append((args, future))
+        self._gathering.append(_Run(args, contended, future))
         if len(self._flushes) < _LANES:
             self._start_flush()
         return await future
@@ -64,36 +71,35 @@ class GroupCommit:
         batch, self._gathering = self._gathering[:MAX_BATCH], self._gathering[MAX_BATCH:]
         if not batch:
             return
+        batch.sort(key=lambda run: run.contended)
         try:
-            rows = await self._database.fetch_each(self._query, [args for args, _ in batch])
+            rows = await self._database.fetch_each(self._query, [run.args for run in batch])
         except asyncpg.PostgresError as error:
             if len(batch) == 1:
-                _fail(batch[0][1], error)
+                _fail(batch[0].future, error)
             else:
-                for single in batch:
-                    await self._run_alone(*single)
+                for run in batch:
+                    await self._run_alone(run)
         except PostgresUnavailable as error:
-            for _, future in batch:
-                _fail(future, error)
+            for run in batch:
+                _fail(run.future, error)
         else:
             found = {row["id"]: row for row in rows}
-            for args, future in batch:
-                if not future.done():
-                    future.set_result(found.get(args[0]))
+            for run in batch:
+                if not run.future.done():
+                    run.future.set_result(found.get(run.args[0]))
         finally:
-            for _, future in batch:
-                _fail(future, asyncio.CancelledError())
+            for run in batch:
+                _fail(run.future, asyncio.CancelledError())
 
-    async def _run_alone(
-        self, args: Sequence[Any], future: asyncio.Future[asyncpg.Record | None]
-    ) -> None:
+    async def _run_alone(self, run: _Run) -> None:
         try:
-            row = await self._database.fetch_one(self._query, *args)
+            row = await self._database.fetch_one(self._query, *run.args)
         except (asyncpg.PostgresError, PostgresUnavailable) as error:
-            _fail(future, error)
+            _fail(run.future, error)
         else:
-            if not future.done():
-                future.set_result(row)
+            if not run.future.done():
+                run.future.set_result(row)
 
 
 def _fail(future: asyncio.Future[asyncpg.Record | None], error: BaseException) -> None:

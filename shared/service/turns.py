@@ -79,7 +79,9 @@ class TurnService:
             if new.conflict_policy is ConflictPolicy.REJECT:
                 row = await self._accept_alone(new)
             else:
-                row = await self._accepts.run(*self._accept_arguments(new))
+                row = await self._accepts.run(
+                    *self._accept_arguments(new), contended=new.thread_id
+                )
         except PostgresUnavailable:
             # The commit may have happened: the idempotency key tells.
             if await self._find_accepted(new) is None:
