@@ -1,0 +1,93 @@
+"""Turns in Postgres without Redis and without workers: statements by name, as the code calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from shared.postgres.group_commit import GroupCommit
+from shared.postgres.pool import Database
+from shared.turn.events import Usage
+from shared.turn.messages import preview, title
+from shared.turn.model import NewTurn
+from shared.turn.state import TurnStatus
+
+
+@dataclass
+class Desk:
+    database: Database
+    accepts: GroupCommit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.accepts = GroupCommit(self.database, "accept_turn")
+
+    async def accept(self, new: NewTurn, queue_ttl_s: float = 100.0) -> Any:
+        return await self.accepts.run(
+            *accept_arguments(new, queue_ttl_s), contended=new.thread_id
+        )
+
+    async def claim(self, turn_id: UUID, worker: str = "w1", lease_s: float = 60.0) -> Any:
+        return await self.database.fetch_one("claim_turn", turn_id, worker, lease_s)
+
+    async def end(
+        self,
+        new: NewTurn,
+        attempt: int,
+        status: TurnStatus = TurnStatus.COMPLETED,
+        text: str = "",
+    ) -> Any:
+        messages = []
+        if text:
+            message = {"id": str(new.planned_output_message_id), "role": "assistant"}
+            messages = [{**message, "content": text, "raw_data": None}]
+        return await self.database.fetch_one(
+            "end_turn",
+            new.id,
+            new.principal.tenant_id,
+            attempt,
+            status,
+            None,
+            None,
+            Usage(outputTokens=2, totalCost="0.5").model_dump(by_alias=True),
+            7,
+            new.planned_output_message_id if text else None,
+            messages,
+            preview(text),
+        )
+
+    async def reap(self, turn_id: UUID, attempt: int, gone: list[str], budget: int = 3) -> Any:
+        return await self.database.fetch_one("reap_turn", turn_id, attempt, budget, gone)
+
+    async def hand_back(self, turn_id: UUID, attempt: int, worker: str = "w1") -> list[Any]:
+        return await self.database.fetch_many("hand_back_turns", worker, [turn_id], [attempt])
+
+    async def request_cancel(self, new: NewTurn) -> Any:
+        who = new.principal
+        return await self.database.fetch_one("request_cancel", new.id, who.tenant_id, who.user_id)
+
+    async def force_cancel(self, new: NewTurn, attempt: int, text: str) -> Any:
+        return await self.database.fetch_one(
+            "force_cancel",
+            new.id,
+            new.principal.tenant_id,
+            attempt,
+            new.planned_output_message_id if text else None,
+            text,
+            {"kind": "response", "parts": []},
+            Usage(outputTokens=len(text.split())).model_dump(by_alias=True),
+            preview(text),
+        )
+
+    async def row(self, turn_id: UUID, tenant_id: UUID) -> Any:
+        return await self.database.fetch_one("get_turn_of_tenant", turn_id, tenant_id)
+
+
+def accept_arguments(new: NewTurn, queue_ttl_s: float) -> tuple[Any, ...]:
+    who = new.principal
+    return (
+        new.id, who.tenant_id, who.user_id, new.thread_id, new.input_message_id,
+        new.planned_output_message_id, new.text, new.raw_message, new.model_id, new.settings,
+        new.system_prompt, new.concurrency_key, new.idempotency_scope, new.idempotency_key,
+        new.fingerprint, new.client_chose_key, queue_ttl_s, preview(new.text), title(new.text),
+    )  # fmt: skip
