@@ -180,32 +180,25 @@ class TurnRunner:
     ) -> Turn | None:
         """Compare-and-set on (turn, attempt), repeated until Postgres has answered."""
         turn = held.turn
-        messages = [_as_row(message, turn, result) for message in result.messages]
-        answer = _answer_id(messages, turn)
-        text = next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), None)
-        arguments = (
-            turn.id,
-            turn.tenant_id,
-            turn.attempt,
-            ending.status,
-            ending.error.error_code if ending.error else None,
-            ending.error.message if ending.error else None,
-            result.usage.model_dump(by_alias=True),
-            turn_log.last_seq + 1,
-            answer,
-            messages,
-            preview(text) if text else None,
-        )
+        arguments = _end_arguments(turn, turn_log, ending, result)
         is_retry = False
         while held.stop_reason is not StopReason.FENCED:
             try:
                 row = await self._endings.run(*arguments, contended=turn.thread_id)
                 if row is None and is_retry:
                     row = await self._find_own_ending(turn, turn_log.last_seq + 1)
-            except PostgresUnavailable as error:
+            except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
                 log.warning("turn.commit_delayed", turn_id=str(turn.id), error=str(error))
                 is_retry = True
                 await asyncio.sleep(COMMIT_RETRY_S)
+                continue
+            except asyncpg.PostgresError as error:
+                # Text that Postgres cannot hold (NUL, a lone surrogate): end without the messages.
+                if not result.messages:
+                    raise
+                log.error("turn.unstorable", turn_id=str(turn.id), exc_info=error)
+                result = EngineResult(usage=result.usage)
+                arguments = _end_arguments(turn, turn_log, _without_messages(ending), result)
                 continue
             return None if row is None else turn_from_row(row)
         return None
@@ -281,6 +274,35 @@ def _judge(held: HeldTurn, task: asyncio.Task[None]) -> Ending | None:
     # A defect of ours, or an engine that cancelled itself: the turn must still end.
     log.error("turn.defect", turn_id=str(held.turn.id), exc_info=error)
     return Ending(TurnStatus.FAILED, TurnFailed("internal", "The turn failed unexpectedly"))
+
+
+def _end_arguments(
+    turn: ClaimedTurn, turn_log: TurnLog, ending: Ending, result: EngineResult
+) -> tuple[Any, ...]:
+    messages = [_as_row(message, turn, result) for message in result.messages]
+    text = next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), None)
+    return (
+        turn.id,
+        turn.tenant_id,
+        turn.attempt,
+        ending.status,
+        ending.error.error_code if ending.error else None,
+        ending.error.message if ending.error else None,
+        result.usage.model_dump(by_alias=True),
+        turn_log.last_seq + 1,
+        _answer_id(messages, turn),
+        messages,
+        preview(text) if text else None,
+    )
+
+
+def _without_messages(ending: Ending) -> Ending:
+    """What is left of an ending whose messages cannot be stored."""
+    if ending.status is not TurnStatus.COMPLETED:
+        return ending
+    return Ending(
+        TurnStatus.FAILED, TurnFailed("internal", "The model's answer could not be stored")
+    )
 
 
 def _as_model_message(row: asyncpg.Record) -> dict[str, Any]:
