@@ -41,10 +41,11 @@ class HeldTurn:
         """Stops the turn; the first reason stands, but being fenced overrules."""
         if self.is_ending and reason is not StopReason.FENCED:
             return
-        if self.stop_reason is None or reason is StopReason.FENCED:
+        is_first = self.stop_reason is None
+        if is_first or reason is StopReason.FENCED:
             self.stop_reason = reason
-        if self._drive is not None:
-            self._drive.cancel()
+        if is_first and self._drive is not None:
+            self._drive.cancel()  # once: a second one would cut the engine's own clean-up short
 
 
 class HeldTurns:
