@@ -56,6 +56,28 @@ async def test_a_stop_before_the_drive_is_known_reaches_it() -> None:
     assert drive.cancelled()
 
 
+async def test_telling_it_again_does_not_disturb_the_clean_up() -> None:
+    turn = held()
+    cleaned_up = asyncio.Event()
+
+    async def drive() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned_up.set()
+
+    task = asyncio.create_task(drive())
+    await asyncio.sleep(0)
+    turn.attach(task)
+    turn.stop(StopReason.CANCEL)
+    await asyncio.sleep(0)
+    turn.stop(StopReason.CANCEL)
+    turn.stop(StopReason.FENCED)
+    await asyncio.wait([task])
+    assert cleaned_up.is_set()
+
+
 def test_a_newer_attempt_fences_the_older_and_outlives_its_removal() -> None:
     turns = HeldTurns()
     old, new = held(attempt=1), held(attempt=2)
