@@ -79,7 +79,9 @@ def main() -> None:
         raise SystemExit(f"turnkeep: {names}") from None
     except (PostgresUnavailable, asyncpg.PostgresError, ValueError) as error:
         raise SystemExit(f"turnkeep: {error}") from None
-    sys.stdout.buffer.write(orjson.dumps({"tenantId": tenant_id, "userId": user_id}) + b"\n")
+    sys.stdout.buffer.write(
+        orjson.dumps({"tenantId": str(tenant_id), "userId": str(user_id)}) + b"\n"
+    )
 
 
 if __name__ == "__main__":

@@ -142,20 +142,28 @@ class ThreadService:
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
-        place = decode_cursor(cursor, (int,))[0] if cursor else None
+        order = "desc" if newest_first else "asc"
+        place = _decode_seq(cursor, order) if cursor else None
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
         rows = await self._database.fetch_many(
             query, principal.tenant_id, thread_id, place, limit + 1
         )
         page = rows[:limit]
-        return page, encode_cursor([page[-1]["seq"]]) if len(rows) > limit else None
+        return page, encode_cursor([order, page[-1]["seq"]]) if len(rows) > limit else None
 
     @staticmethod
     def _found(row: asyncpg.Record | None) -> asyncpg.Record:
         if row is None:
             raise ThreadNotFound
         return row
+
+
+def _decode_seq(cursor: str, order: str) -> int:
+    issued_for, seq = decode_cursor(cursor, (str, int))
+    if issued_for != order:
+        raise InvalidCursor
+    return int(seq)
 
 
 def _encode_place(row: asyncpg.Record) -> str:

@@ -27,7 +27,9 @@ def test_uuid(text: str) -> None:
     assert path_uuid(make_request(thread_id=text), "thread_id") == UUID(ID)
 
 
-@pytest.mark.parametrize("text", ["1", "x" * 36, ID + "0", ID[:-1], " " + ID, "\0", "é" * 36, "null"])
+@pytest.mark.parametrize(
+    "text", ["1", "x" * 36, ID + "0", ID[:-1], " " + ID, "\0", "é" * 36, "null"]
+)
 def test_bad_uuid(text: str) -> None:
     with pytest.raises(InvalidFields) as caught:
         path_uuid(make_request(thread_id=text), "thread_id")

@@ -1,0 +1,43 @@
+"""Alive, ready, and neither by Redis' leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+
+from shared.postgres.pool import Database
+from shared.redis.connection import RedisConnection
+
+
+async def test_ready(anonymous: Any) -> None:
+    assert (await anonymous.get("/livez")).status_code == 200
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "ok", "checks": {"postgres": "ok", "redis": "ok"}},
+    )
+
+
+async def test_redis_away(anonymous: Any, app: Starlette) -> None:
+    app.state.redis = RedisConnection("redis://127.0.0.1:1/0")
+    answer = await anonymous.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["checks"]["redis"] == "unavailable"
+    await app.state.redis.close()
+
+
+async def test_postgres_away(anonymous: Any, app: Starlette) -> None:
+    async with Database("postgresql://nobody@127.0.0.1:1/none", size=1) as away:
+        app.state.database = away
+        answer = await anonymous.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["postgres"] == "unavailable"
+    assert (await anonymous.get("/livez")).status_code == 200
+
+
+async def test_draining(anonymous: Any, app: Starlette) -> None:
+    app.state.draining = True
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "draining"})
+    assert (await anonymous.get("/livez")).status_code == 200
