@@ -63,7 +63,7 @@ def is_current(lock: Lock) -> bool:
 
 def renew(lock: Lock, *, upgrade: bool) -> None:
     command = ["uv", "pip", "compile", "-", "--universal", "--python-version", "3.11"]
-    command += ["--generate-hashes", "--no-annotate", "--no-header", "--no-emit-index-url"]
+    command += ["--generate-hashes", "--no-annotate", "--no-header"]
     command += ["--no-build", "--output-file", lock.name]
     if lock.constraint is not None:
         command += ["--constraint", lock.constraint]

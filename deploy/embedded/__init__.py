@@ -1,0 +1,1 @@
+"""Postgres and Valkey from wheels, owned by the process that starts them."""
