@@ -95,6 +95,13 @@ async def _handle(_: Request, error: Exception) -> Response:
     return problem_response(error)
 
 
+async def _handle_absence(request: Request, error: Exception) -> Response:
+    code = getattr(error, "code", "unavailable")
+    log.warning("http.dependency_unavailable", code=code, error=str(error))
+    request.app.state.metrics.dependency_errors.labels(code=code).inc()
+    return problem_response(error)
+
+
 async def _handle_departure(_: Request, __: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
@@ -106,6 +113,7 @@ async def _handle_defect(request: Request, error: Exception) -> Response:
 
 EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]]] = {
     TurnkeepError: _handle,
+    errors.DependencyUnavailable: _handle_absence,
     HTTPException: _handle,
     ClientDisconnect: _handle_departure,
     Exception: _handle_defect,

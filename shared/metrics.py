@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 
 class Metrics:
@@ -57,3 +57,12 @@ class Metrics:
         self.rebuilds = Counter(
             "turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres", registry=registry
         )
+        self.cancels = Counter(
+            "turnkeep_cancels", "Cancels that ended a turn", ["how"], registry=registry
+        )
+        """`how`: waiting (not yet run), graceful (its worker ended it), forced (it did not)."""
+        self.dependency_errors = Counter(
+            "turnkeep_dependency_errors", "Requests refused because something of ours is away",
+            ["code"], registry=registry,
+        )  # fmt: skip
+        ProcessCollector(registry=registry)
