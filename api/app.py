@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from api import health, metrics
+from api.metrics import CountRequests
 from api.chat import messages, threads, turns
 from api.openapi import build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
@@ -22,6 +24,7 @@ from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber
 from shared.service.api_keys import ApiKeys
 from shared.service.follow import FollowHub
+from shared.service.threads import ThreadService
 from shared.service.turns import TurnService
 from shared.settings import Settings
 
@@ -30,14 +33,16 @@ OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
 
 def create_app(settings: Settings) -> Starlette:
     """The application; it connects to nothing before its lifespan starts."""
+    counters = Metrics()
     app = Starlette(
         routes=[*routes_from(OPERATIONS), *_plain_routes()],
         exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[Middleware(CountRequests, metrics=counters)],
         lifespan=_lifespan,
     )
     app.state.settings = settings
     app.state.draining = False
-    app.state.metrics = Metrics()
+    app.state.metrics = counters
     return app
 
 
@@ -99,6 +104,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             cancel_wait_s=settings.cancel_wait_s,
         )
         stack.push_async_callback(state.turns.close)
+        state.threads = ThreadService(state.database, state.turns)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.streams = StreamContext(
             hub=state.hub,

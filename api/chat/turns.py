@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Final
 from uuid import UUID
 
 from starlette.requests import Request
@@ -11,32 +12,34 @@ from starlette.responses import Response
 
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import CancelTurn, SubmitTurn, TurnList, TurnListQuery, TurnQuery, turn_to_json
+from api.chat.schemas import (
+    CancelTurn,
+    SubmitTurn,
+    TurnList,
+    TurnListQuery,
+    TurnQuery,
+    UIMessage,
+    turn_to_json,
+)
 from api.chat.schemas import Turn as TurnSchema
 from api.chat.submit import build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
-from api.openapi import Operation
+from api.openapi import Header, Operation
 from api.sse import EventStreamResponse
 from api.streams import vercel_ui
 from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
 from api.validation import path_uuid, read_query
-from shared.errors import (
-    CursorExpired,
-    InvalidRequest,
-    PostgresUnavailable,
-    RedisUnavailable,
-    ThreadNotFound,
-)
+from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.service.cursor import decode_cursor, encode_cursor
 from shared.service.turns import TurnService
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
 
-PREFIX = "/api/v1/chat"
-THREAD = f"{PREFIX}/threads/{{thread_id}}"
-TURN = f"{PREFIX}/turns/{{turn_id}}"
+PREFIX: Final = "/api/v1/chat"
+THREAD: Final = f"{PREFIX}/threads/{{thread_id}}"
+TURN: Final = f"{PREFIX}/turns/{{turn_id}}"
 
 
 async def stream_turn(request: Request) -> Response:
@@ -256,4 +259,53 @@ def _location(turn: Turn) -> str:
     return f"{PREFIX}/turns/{turn.id}"
 
 
-__all__ = ["Operation", "PostgresUnavailable", "ThreadNotFound", "TurnList", "TurnSchema"]
+
+_WAIT = Header("Prefer", "wait=N holds the answer up to N seconds (60 at most) for the turn's end")
+_KEY = Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted")
+_TIMEZONE = Header("X-User-Timezone", "IANA name; anything else is ignored")
+_LAST_ID = Header("Last-Event-ID", "Cursor: the id of the last event seen")
+_IF_NONE_MATCH = Header("If-None-Match", "Entity tag of the version at hand")
+_STREAM = "text/event-stream"
+
+OPERATIONS: Final = (
+    Operation(
+        "POST", f"{THREAD}/turns/stream", stream_turn, "turns", "Submit a turn and stream it",
+        body=SubmitTurn, also_documents=(UIMessage,), headers=(_KEY, _TIMEZONE),
+        responses={HTTPStatus.OK: _STREAM}, errors=(404, 409),
+    ),
+    Operation(
+        "POST", f"{THREAD}/turns", submit_turn, "turns", "Submit a turn",
+        body=SubmitTurn, also_documents=(UIMessage,), headers=(_KEY, _WAIT, _TIMEZONE),
+        responses={HTTPStatus.ACCEPTED: TurnSchema, HTTPStatus.OK: TurnSchema}, errors=(404, 409),
+    ),
+    Operation(
+        "GET", f"{THREAD}/turns", list_thread_turns, "turns", "List the turns of a thread",
+        query=TurnListQuery, responses={HTTPStatus.OK: TurnList},
+    ),
+    Operation(
+        "GET", f"{THREAD}/stream", attach_to_thread, "turns", "Attach to the active turn",
+        responses={HTTPStatus.OK: _STREAM, HTTPStatus.NO_CONTENT: None},
+    ),
+    Operation(
+        "POST", f"{THREAD}/turns/cancel", cancel_thread_turn, "turns", "Cancel the active turn",
+        body=CancelTurn, responses={HTTPStatus.NO_CONTENT: None},
+    ),
+    Operation(
+        "GET", f"{PREFIX}/turns", list_turns, "turns", "List turns",
+        query=TurnListQuery, responses={HTTPStatus.OK: TurnList},
+    ),
+    Operation(
+        "GET", TURN, get_turn, "turns", "Get a turn",
+        headers=(_WAIT, _IF_NONE_MATCH),
+        responses={HTTPStatus.OK: TurnSchema, HTTPStatus.NOT_MODIFIED: None},
+    ),
+    Operation(
+        "GET", f"{TURN}/events", follow_turn, "turns", "Follow a turn's events",
+        query=TurnQuery, headers=(_LAST_ID,),
+        responses={HTTPStatus.OK: _STREAM, HTTPStatus.NO_CONTENT: None}, errors=(410,),
+    ),
+    Operation(
+        "POST", f"{TURN}/cancel", cancel_turn, "turns", "Cancel a turn",
+        body=CancelTurn, responses={HTTPStatus.OK: TurnSchema},
+    ),
+)  # fmt: skip
