@@ -211,6 +211,8 @@ class TurnWorker(Worker):
             )
 
     async def _claim_without_redis(self, free: int) -> None:
+        if self._draining.is_set():
+            return
         try:
             rows = await self._parts.database.fetch_many(
                 "list_claimable_heads", min(free, CLAIM_BATCH)
