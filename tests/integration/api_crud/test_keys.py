@@ -100,6 +100,35 @@ async def test_look_ups_are_cached_and_shared(
     assert asked == ["find_api_key"]
 
 
+async def test_a_wrong_key_is_looked_up_once_a_second(database: Database, asked: list[str]) -> None:
+    keys = ApiKeys(database, PEPPER)
+    for _ in range(3):
+        with pytest.raises(NotAuthenticated):
+            await keys.authenticate("wrong")
+    assert asked == ["find_api_key"]
+    assert api_keys.BAD_FOR_S <= 1
+
+
+async def test_a_new_key_works_once_the_refusal_is_old(
+    database: Database, secret: str, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_keys, "BAD_FOR_S", 0.05)
+    keys = ApiKeys(database, PEPPER)
+    await admin.execute("update api_keys set revoked_at = now()")
+    with pytest.raises(NotAuthenticated):
+        await keys.authenticate(secret)
+    await admin.execute("update api_keys set revoked_at = null")
+
+    async def accepted() -> bool:
+        try:
+            await keys.authenticate(secret)
+        except NotAuthenticated:
+            return False
+        return True
+
+    await wait_until(accepted, "the key is accepted")
+
+
 async def test_a_cancelled_caller_does_not_cancel_the_others(
     database: Database, secret: str
 ) -> None:

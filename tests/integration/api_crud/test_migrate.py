@@ -76,6 +76,15 @@ async def test_a_file_that_fails_leaves_nothing(empty: str, folder: Path) -> Non
     assert await migrate(empty, folder) == ["0003_bad"]
 
 
+async def test_a_file_and_its_record_are_one(empty: str, folder: Path) -> None:
+    (folder / "0003_bad.sql").write_text(
+        "create table three (id int); drop table schema_migrations;"
+    )
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await migrate(empty, folder)
+    assert await fetch(empty, "select to_regclass('three')") == [(None,)]
+
+
 async def test_a_changed_file_is_an_error(empty: str, folder: Path) -> None:
     await migrate(empty, folder)
     (folder / "0001_one.sql").write_text("create table one (id bigint);")
