@@ -10,8 +10,8 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from api import health, metrics
-from api.metrics import CountRequests
 from api.chat import messages, threads, turns
+from api.metrics import CountRequests
 from api.openapi import build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
@@ -40,6 +40,8 @@ def create_app(settings: Settings) -> Starlette:
         middleware=[Middleware(CountRequests, metrics=counters)],
         lifespan=_lifespan,
     )
+    # A redirect would be built from the Host header, which anybody can choose.
+    app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.draining = False
     app.state.metrics = counters

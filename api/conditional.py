@@ -1,4 +1,4 @@
-"""Polling that does not hurt: `Prefer: wait=N` (RFC 7240), entity tags (RFC 9110 §13), Retry-After."""
+"""Polling that does not hurt: `Prefer: wait=N` (RFC 7240), entity tags (RFC 9110 §13)."""
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
 """Every error Turnkeep raises on purpose. No HTTP here: each surface owns a table class → status.
 
-    TurnkeepError
-    ├── RequestRejected          the caller's fault; nothing was written
-    │   ├── InvalidRequest
-    │   │   ├── InvalidCursor
-    │   │   ├── UnknownModel
-    │   │   ├── UnsupportedConflictPolicy
-    │   │   └── IdempotencyKeyReused
-    │   ├── NotAuthenticated
-    │   ├── Forbidden
-    │   ├── NotFound
-    │   │   ├── ThreadNotFound
-    │   │   └── TurnNotFound
-    │   ├── ConcurrencyConflict
-    │   ├── CursorExpired
-    │   └── QueueFull
-    ├── TurnFailed               stored on the turn; reaches clients as an event
-    └── DependencyUnavailable    ours; the caller may retry
-        ├── PostgresUnavailable
-        ├── RedisUnavailable
-        └── Draining
+TurnkeepError
+├── RequestRejected          the caller's fault; nothing was written
+│   ├── InvalidRequest
+│   │   ├── InvalidCursor
+│   │   ├── UnknownModel
+│   │   ├── UnsupportedConflictPolicy
+│   │   └── IdempotencyKeyReused
+│   ├── NotAuthenticated
+│   ├── Forbidden
+│   ├── NotFound
+│   │   ├── ThreadNotFound
+│   │   └── TurnNotFound
+│   ├── ConcurrencyConflict
+│   ├── CursorExpired
+│   └── QueueFull
+├── TurnFailed               stored on the turn; reaches clients as an event
+└── DependencyUnavailable    ours; the caller may retry
+    ├── PostgresUnavailable
+    ├── RedisUnavailable
+    └── Draining
 """
 
 from __future__ import annotations

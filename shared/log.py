@@ -1,4 +1,4 @@
-"""Structured logs on stdout. Values are data, never secrets: no key, no prompt, no text of a turn."""
+"""Structured logs on stdout. Values are data, never secrets: no key, no prompt, no answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def configure_logging(*, process: str, level: str, format_: str) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )

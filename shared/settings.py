@@ -110,7 +110,7 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """The settings of this process; ends it with one clear line when they are wrong."""
     try:
-        return Settings()  # type: ignore[call-arg]  # the required ones come from the environment
+        return Settings()
     except ValidationError as error:
         for item in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in item["loc"])

@@ -41,7 +41,7 @@ def main() -> None:
     settings = load_settings()
     configure_logging(process="worker", level=settings.log_level, format_=settings.log_format)
     try:
-        import uvloop  # noqa: PLC0415 - absent on Windows
+        import uvloop  # absent on Windows
     except ImportError:
         asyncio.run(serve(settings))
     else:

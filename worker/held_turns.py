@@ -1,4 +1,4 @@
-"""The turns this process holds: claimed, leased, not yet ended. Shared by runner, lease and drain."""
+"""The turns this process holds: claimed, leased, not yet ended. For runner, lease and drain."""
 
 from __future__ import annotations
 

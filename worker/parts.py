@@ -1,4 +1,4 @@
-"""Everything a worker process consists of, built once from its settings and handed to the worker."""
+"""Everything a worker process consists of, built once from its settings."""
 
 from __future__ import annotations
 

@@ -109,7 +109,11 @@ class Reaper:
         cause = "lease_lapsed" if lapsed else "worker_gone"
         self._metrics.takeovers.labels(cause=cause).inc()
         log.warning(
-            "turn.taken_over", turn_id=str(turn.id), attempt=attempt, cause=cause, status=turn.status
+            "turn.taken_over",
+            turn_id=str(turn.id),
+            attempt=attempt,
+            cause=cause,
+            status=turn.status,
         )
         if turn.is_terminal:
             await self._turns.publish_end(turn)

@@ -74,7 +74,7 @@ class TurnRunner:
         turn_log = self._writer.open(
             turn.id, turn.attempt, held.generation, lambda: held.stop(StopReason.FENCED)
         )
-        turn_log.append(TurnStarted(attempt=turn.attempt, modelId=turn.model_id))
+        turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
         drive = _Drive(self, held, turn_log)
         task = asyncio.create_task(drive.run())
         held.attach(task)
@@ -272,7 +272,7 @@ def _judge(held: HeldTurn, task: asyncio.Task[None]) -> Ending | None:
     if isinstance(error, TurnFailed):
         return Ending(TurnStatus.FAILED, error)
     # A defect of ours, or an engine that cancelled itself: the turn must still end.
-    log.error("turn.defect", turn_id=str(held.turn.id), exc_info=error)
+    log.critical("turn.defect", turn_id=str(held.turn.id), exc_info=error)
     return Ending(TurnStatus.FAILED, TurnFailed("internal", "The turn failed unexpectedly"))
 
 
@@ -333,5 +333,3 @@ def _answer(result: EngineResult) -> EngineMessage | None:
 def _answer_id(messages: list[dict[str, Any]], turn: ClaimedTurn) -> str | None:
     wanted = str(turn.output_message_id)
     return wanted if any(message["id"] == wanted for message in messages) else None
-
-

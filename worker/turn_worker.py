@@ -62,8 +62,8 @@ class TurnWorker(Worker):
             job_serializer=serialize_job,
             job_deserializer=deserialize_job,
             ctx={"database": parts.database, "settings": settings},
-            # Trap: a lost worker's job reruns after its timeout + 10 s, with no owner token. Nothing
-            # here may be rerun by arq.
+            # Trap: a lost worker's job reruns after its timeout + 10 s, with no owner token.
+            # Nothing here may be rerun by arq.
             max_tries=1,
             retry_jobs=False,
             keep_result=0,

@@ -122,7 +122,7 @@ def _choose_model(body: SubmitTurn, settings: Settings) -> str:
 def _choose_policy(body: SubmitTurn) -> ConflictPolicy:
     policy = body.on_conflict
     if policy not in SUPPORTED_CONFLICT_POLICIES:
-        raise UnsupportedConflictPolicy(policy, tuple(SUPPORTED_CONFLICT_POLICIES))
+        raise UnsupportedConflictPolicy(str(policy), tuple(map(str, SUPPORTED_CONFLICT_POLICIES)))
     return policy
 
 

@@ -259,7 +259,6 @@ def _location(turn: Turn) -> str:
     return f"{PREFIX}/turns/{turn.id}"
 
 
-
 _WAIT = Header("Prefer", "wait=N holds the answer up to N seconds (60 at most) for the turn's end")
 _KEY = Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted")
 _TIMEZONE = Header("X-User-Timezone", "IANA name; anything else is ignored")

@@ -42,7 +42,7 @@ class VercelUIEncoder:
         self._step_is_open = False
         self._tools_answered = False
 
-    def open(self, cursor: Cursor) -> bytes:  # noqa: ARG002 - this protocol has no cursor
+    def open(self, cursor: Cursor) -> bytes:
         turn = self._turn
         metadata = {
             "turnId": str(turn.id),
@@ -65,9 +65,11 @@ class VercelUIEncoder:
         return b": keep-alive\n\n"
 
     def reconnect(self) -> bytes:
-        return _frame(type="data-turn-reconnect", data={"turnId": str(self._turn.id)}, transient=True)
+        return _frame(
+            type="data-turn-reconnect", data={"turnId": str(self._turn.id)}, transient=True
+        )
 
-    def _encode(self, payload: bytes) -> bytes:  # noqa: C901 - one case per event
+    def _encode(self, payload: bytes) -> bytes:
         event = decode_event(payload)
         match event:
             case TurnQueued():
@@ -95,7 +97,9 @@ class VercelUIEncoder:
         frames = b""
         if self._attempt and attempt != self._attempt:
             # The protocol cannot take text back: say which attempt the parts from here belong to.
-            frames = self._close_step() + _frame(type="data-turn-attempt", data={"attempt": attempt})
+            frames = self._close_step() + _frame(
+                type="data-turn-attempt", data={"attempt": attempt}
+            )
             self._text.clear()
         self._attempt = attempt
         return frames + self._open_step()

@@ -26,7 +26,7 @@ class _Run(NamedTuple):
 
 
 class GroupCommit:
-    """Runs one named query for many callers. The query returns a row with `id` = its first argument.
+    """Runs one named query for many callers. Its rows have an `id` = the first argument.
 
     A caller gets its row, or None when its run changed nothing. When one run of a batch breaks a
     constraint, the batch is undone and its runs are repeated one by one: each caller gets its own
@@ -73,24 +73,24 @@ class GroupCommit:
             return
         batch.sort(key=lambda run: run.contended)
         try:
+            await self._run_together(batch)
+        finally:
+            for run in batch:
+                _fail(run.future, asyncio.CancelledError())
+
+    async def _run_together(self, batch: list[_Run]) -> None:
+        try:
             rows = await self._database.fetch_each(self._query, [run.args for run in batch])
-        except asyncpg.PostgresError as error:
-            if len(batch) == 1:
-                _fail(batch[0].future, error)
-            else:
-                for run in batch:
-                    await self._run_alone(run)
+        except asyncpg.PostgresError:
+            for run in batch:
+                await self._run_alone(run)
         except PostgresUnavailable as error:
             for run in batch:
                 _fail(run.future, error)
         else:
             found = {row["id"]: row for row in rows}
             for run in batch:
-                if not run.future.done():
-                    run.future.set_result(found.get(run.args[0]))
-        finally:
-            for run in batch:
-                _fail(run.future, asyncio.CancelledError())
+                _answer(run.future, found.get(run.args[0]))
 
     async def _run_alone(self, run: _Run) -> None:
         try:
@@ -98,8 +98,12 @@ class GroupCommit:
         except (asyncpg.PostgresError, PostgresUnavailable) as error:
             _fail(run.future, error)
         else:
-            if not run.future.done():
-                run.future.set_result(row)
+            _answer(run.future, row)
+
+
+def _answer(future: asyncio.Future[asyncpg.Record | None], row: asyncpg.Record | None) -> None:
+    if not future.done():
+        future.set_result(row)
 
 
 def _fail(future: asyncio.Future[asyncpg.Record | None], error: BaseException) -> None:

@@ -54,10 +54,12 @@ class Transaction:
         self._connection = connection
 
     async def fetch_one(self, name: str, *args: Any) -> asyncpg.Record | None:
-        return await self._connection.fetchrow(sql(name), *args)
+        row: asyncpg.Record | None = await self._connection.fetchrow(sql(name), *args)
+        return row
 
     async def fetch_many(self, name: str, *args: Any) -> list[asyncpg.Record]:
-        return await self._connection.fetch(sql(name), *args)
+        rows: list[asyncpg.Record] = await self._connection.fetch(sql(name), *args)
+        return rows
 
 
 class Database:
@@ -140,7 +142,7 @@ class Database:
                 async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                     return await work(connection)
         except _UNAVAILABLE as error:
-            raise PostgresUnavailable(f"Postgres does not serve: {error or type(error)}") from error
+            raise PostgresUnavailable(f"Postgres does not serve: {error!r}") from error
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
         async with self._opening:
@@ -181,5 +183,3 @@ async def _teach_json(connection: Any) -> None:
 def encode_json(value: Any) -> str:
     """JSON text for a jsonb parameter. A `str` is taken as JSON already."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
-
-

@@ -1,1 +1,1 @@
-"""Redis delivers: dispatch, live event logs, wake-ups, control. It may forget everything at any time."""
+"""Redis delivers: dispatch, live event logs, wake-ups, control. It may forget all of it."""

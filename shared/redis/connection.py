@@ -115,10 +115,18 @@ async def open_protocol(
                 _, protocol = await loop.create_unix_connection(build, address.path)
             else:
                 tls = ssl.create_default_context() if address.tls else None
-                _, protocol = await loop.create_connection(build, address.host, address.port, ssl=tls)
+                host = address.host or "127.0.0.1"
+                _, protocol = await loop.create_connection(build, host, address.port, ssl=tls)
     except (OSError, TimeoutError) as error:
         raise RedisUnavailable("Redis cannot be reached") from error
     return protocol
+
+
+def pack(command: tuple[Argument, ...]) -> bytes:
+    """One command as bytes of the protocol."""
+    # The stub takes tuples of one member only.
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    return packed
 
 
 def handshake(address: RedisAddress) -> list[tuple[Argument, ...]]:
@@ -170,7 +178,7 @@ class RedisConnection:
             return future
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._outbox.append(hiredis.pack_command(command))
+        self._outbox.append(pack(command))
         self._waiting.append((time.monotonic() + self._reply_timeout_s, future))
         if self._watchdog is None:
             self._arm_watchdog(self._reply_timeout_s)

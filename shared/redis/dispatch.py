@@ -116,9 +116,7 @@ class Dispatch:
 
     async def keep_generation(self) -> bool:
         """Prolongs the generation; False when there is none."""
-        return bool(
-            await self._connection.call("EXPIRE", self._keys.generation, GENERATION_TTL_S)
-        )
+        return bool(await self._connection.call("EXPIRE", self._keys.generation, GENERATION_TTL_S))
 
 
 def _join(turn_ids: Iterable[UUID]) -> str:

@@ -31,7 +31,13 @@ class EventLog:
     """Writes and reads logs over one connection. Raises as `RedisConnection.call`."""
 
     def __init__(
-        self, connection: RedisConnection, keys: Keys, *, max_bytes: int, live_ttl_s: int, ttl_s: int
+        self,
+        connection: RedisConnection,
+        keys: Keys,
+        *,
+        max_bytes: int,
+        live_ttl_s: int,
+        ttl_s: int,
     ) -> None:
         self._connection = connection
         self._keys = keys

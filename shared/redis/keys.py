@@ -86,4 +86,5 @@ class Keys:
     @staticmethod
     def _digest(tenant_id: UUID, concurrency_key: str) -> str:
         # A caller's string never becomes part of a key: it may be long or hold any character.
-        return hashlib.blake2b(tenant_id.bytes + concurrency_key.encode(), digest_size=16).hexdigest()
+        name = tenant_id.bytes + concurrency_key.encode()
+        return hashlib.blake2b(name, digest_size=16).hexdigest()

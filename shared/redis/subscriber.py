@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-import hiredis
 import structlog
 
 from shared.errors import RedisUnavailable
@@ -22,6 +21,7 @@ from shared.redis.connection import (
     RespProtocol,
     handshake,
     open_protocol,
+    pack,
 )
 
 log = structlog.get_logger(__name__)
@@ -142,7 +142,7 @@ class Subscriber:
 
     def _write(self, *command: str) -> None:
         if self._protocol is not None and self._protocol.transport is not None:
-            self._protocol.transport.write(hiredis.pack_command(command))
+            self._protocol.transport.write(pack(command))
 
     async def _keep_connected(self) -> None:
         pause_s = 0.05

@@ -345,7 +345,7 @@ def replay_ended(turn: Turn, text: str, reasoning: str, after: Cursor) -> list[E
     attempt = max(turn.attempt, 1)
     payloads: list[bytes] = []
     if after.attempt < attempt or after.seq == 0:
-        payloads.append(encode_event(TurnStarted(attempt=attempt, modelId=turn.model_id)))
+        payloads.append(encode_event(TurnStarted(attempt=attempt, model_id=turn.model_id)))
         if reasoning:
             payloads.append(encode_event(ReasoningDelta(text=reasoning)))
         if text:
@@ -366,8 +366,8 @@ def ended_event(turn: Turn) -> TurnEnded:
         status=turn.status,
         error=None if turn.error is None else TurnError.model_validate(turn.error),
         usage=turn.usage,
-        outputMessageId=None if turn.output_message_id is None else str(turn.output_message_id),
-        durationSeconds=duration_s,
+        output_message_id=None if turn.output_message_id is None else str(turn.output_message_id),
+        duration_s=duration_s,
     )
 
 

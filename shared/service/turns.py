@@ -79,9 +79,7 @@ class TurnService:
             if new.conflict_policy is ConflictPolicy.REJECT:
                 row = await self._accept_alone(new)
             else:
-                row = await self._accepts.run(
-                    *self._accept_arguments(new), contended=new.thread_id
-                )
+                row = await self._accepts.run(*self._accept_arguments(new), contended=new.thread_id)
         except PostgresUnavailable:
             # The commit may have happened: the idempotency key tells.
             if await self._find_accepted(new) is None:
@@ -308,7 +306,7 @@ class TurnService:
             )
         else:
             text = await self._read_partial_text(turn)
-            usage = Usage(outputTokens=len(text.split()))
+            usage = Usage(output_tokens=len(text.split()))
             row = await self._database.fetch_one(
                 "force_cancel",
                 turn.id,
@@ -362,9 +360,7 @@ class TurnService:
         try:
             generation = await self._dispatch.read_generation()
             if generation is not None:
-                await self._event_log.open(
-                    turn.id, turn.attempt, generation, [payload], final=True
-                )
+                await self._event_log.open(turn.id, turn.attempt, generation, [payload], final=True)
             await self._dispatch.settle(
                 LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
             )
@@ -391,5 +387,3 @@ class TurnService:
 def _waiting(turn: Turn) -> LineChange:
     waiting = {turn.id: turn.accept_seq} if turn.status is TurnStatus.PENDING else {}
     return LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, waiting=waiting)
-
-

@@ -1,4 +1,4 @@
-"""THE event union: what a turn says while it runs. Stored once, encoded per protocol in `api/streams`.
+"""THE event union: what a turn says while it runs. Stored once, encoded in `api/streams`.
 
 An event's place is `attempt-seq`: `attempt` is the fencing token of the claim that wrote it, `seq`
 counts 1, 2, 3 … within the attempt. `turn.started` opens an attempt, `turn.ended` is always last.

@@ -28,8 +28,8 @@ from shared.turn.events import (
 from shared.turn.model import Turn
 from shared.turn.state import TurnStatus
 
-STARTED = TurnStarted(attempt=1, modelId="scripted")
-COMPLETED = TurnEnded(status=TurnStatus.COMPLETED, usage=Usage(outputTokens=2))
+STARTED = TurnStarted(attempt=1, model_id="scripted")
+COMPLETED = TurnEnded(status=TurnStatus.COMPLETED, usage=Usage(output_tokens=2))
 
 
 def make_turn() -> Turn:
@@ -116,9 +116,9 @@ def test_reasoning_closes_before_text_opens() -> None:
 
 
 def test_text_after_a_tool_result_is_a_new_step() -> None:
-    call = ToolCall(toolCallId="t", name="add", args={"a": 1})
+    call = ToolCall(tool_call_id="t", name="add", args={"a": 1})
     assert types_of(
-        STARTED, call, ToolResult(toolCallId="t", result=2), MessageDelta(text="2"), COMPLETED
+        STARTED, call, ToolResult(tool_call_id="t", result=2), MessageDelta(text="2"), COMPLETED
     ) == [
         "start-step",
         "tool-input-start",
@@ -136,8 +136,8 @@ def test_text_after_a_tool_result_is_a_new_step() -> None:
 
 
 def test_a_failed_tool_says_so() -> None:
-    call = ToolCall(toolCallId="t", name="add", args={})
-    assert "tool-output-error" in types_of(STARTED, call, ToolResult(toolCallId="t", error="no"))
+    call = ToolCall(tool_call_id="t", name="add", args={})
+    assert "tool-output-error" in types_of(STARTED, call, ToolResult(tool_call_id="t", error="no"))
 
 
 def test_a_failure_is_error_then_finish() -> None:
@@ -166,7 +166,7 @@ def test_a_turn_cancelled_before_its_start_has_no_step() -> None:
 
 
 def test_a_second_attempt_is_announced_between_parts() -> None:
-    second = TurnStarted(attempt=2, modelId="scripted")
+    second = TurnStarted(attempt=2, model_id="scripted")
     assert types_of(STARTED, MessageDelta(text="a"), second, MessageDelta(text="b")) == [
         "start-step",
         "text-start",
