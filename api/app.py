@@ -102,6 +102,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             event_log=state.event_log,
             control=Control(state.redis, keys),
             hub=state.hub,
+            metrics=state.metrics,
             queue_ttl_s=settings.queue_ttl_s,
             cancel_wait_s=settings.cancel_wait_s,
         )

@@ -88,6 +88,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             event_log=event_log,
             control=control,
             hub=hub,
+            metrics=metrics,
             queue_ttl_s=settings.queue_ttl_s,
             cancel_wait_s=settings.cancel_wait_s,
         )
@@ -106,6 +107,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             max_bytes=settings.event_log_max_bytes,
             on_generation_lost=sweeper.request_rebuild,
         )
+        metrics.held_turns.set_function(lambda: len(held))
         engines = Engines(settings)
         stack.push_async_callback(engines.aclose)
         yield WorkerParts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import asyncpg
 import structlog
@@ -23,11 +23,12 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.follow import ended_event
 from shared.settings import Settings
-from shared.turn.events import TurnStarted
+from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, TurnStarted
 from shared.turn.messages import preview
 from shared.turn.model import ClaimedTurn, Turn
 from shared.turn.state import TurnStatus
-from worker.engine.base import EngineMessage, EngineRequest, EngineResult, EngineRun
+from shared.turn.text import storable, storable_json
+from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
@@ -145,8 +146,10 @@ class TurnRunner:
                 min(began + settings.first_token_timeout_s, total_deadline)
             ) as deadline:
                 async for event in run.events():
-                    turn_log.append(event)
+                    turn_log.append(_storable_event(event))
                     now = loop.time()
+                    if moved_at < 0:
+                        self._metrics.first_delta.observe(now - began)
                     if now - moved_at >= _DEADLINE_STEP_S:
                         moved_at = now
                         deadline.reschedule(
@@ -196,7 +199,7 @@ class TurnRunner:
                 # Text that Postgres cannot hold (NUL, a lone surrogate): end without the messages.
                 if not result.messages:
                     raise
-                log.error("turn.unstorable", turn_id=str(turn.id), exc_info=error)
+                log.warning("turn.unstorable", turn_id=str(turn.id), exc_info=error)
                 result = EngineResult(usage=result.usage)
                 arguments = _end_arguments(turn, turn_log, _without_messages(ending), result)
                 continue
@@ -315,13 +318,27 @@ def _as_model_message(row: asyncpg.Record) -> dict[str, Any]:
     return {"kind": "request", "parts": [{"part_kind": part_kind, "content": row["content"]}]}
 
 
+def _storable_event(event: EngineEvent) -> EngineEvent:
+    """The event as readers and Postgres will both have it: what is streamed is what is kept."""
+    match event:
+        case MessageDelta() | ReasoningDelta():
+            text = storable(event.text)
+            return event if text is event.text else event.model_copy(update={"text": text})
+        case ToolCall():
+            return event.model_copy(update={"args": storable_json(event.args)})
+        case ToolResult():
+            return event.model_copy(update={"result": storable_json(event.result)})
+        case _:
+            assert_never(event)
+
+
 def _as_row(message: EngineMessage, turn: ClaimedTurn, result: EngineResult) -> dict[str, Any]:
     is_answer = message is _answer(result)
     return {
         "id": str(turn.output_message_id if is_answer else new_id()),
         "role": message.role,
-        "content": message.content,
-        "raw_data": message.raw,
+        "content": storable(message.content),
+        "raw_data": storable_json(message.raw),
     }
 
 

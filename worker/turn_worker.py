@@ -190,6 +190,9 @@ class TurnWorker(Worker):
                     asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError
                 ):
                     rows += await parts.database.fetch_many("claim_turn", *run)
+        for row in rows:
+            if row["attempt"] == 1:
+                parts.metrics.queue_wait.observe(row["waited_s"])
         return [claimed_turn_from_row(row) for row in rows]
 
     async def _settle_refused(self, turn_ids: set[UUID]) -> None:

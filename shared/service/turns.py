@@ -16,6 +16,7 @@ from shared.errors import (
     ThreadNotFound,
     TurnNotFound,
 )
+from shared.metrics import Metrics
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database, Transaction
 from shared.postgres.rows import turn_from_row
@@ -50,6 +51,7 @@ class TurnService:
         event_log: EventLog,
         control: Control,
         hub: FollowHub,
+        metrics: Metrics,
         queue_ttl_s: float,
         cancel_wait_s: float,
     ) -> None:
@@ -58,6 +60,7 @@ class TurnService:
         self._event_log = event_log
         self._control = control
         self._hub = hub
+        self._metrics = metrics
         self._queue_ttl_s = queue_ttl_s
         self._cancel_wait_s = cancel_wait_s
         self._accepts = GroupCommit(database, "accept_turn")
@@ -89,6 +92,7 @@ class TurnService:
             return await self._find_replay(new)
         turn = turn_from_row(row)
         self._announce(_waiting(turn))
+        self._metrics.turns_accepted.labels(replayed="no").inc()
         return Accepted(turn, replayed=False, position=row["position"])
 
     async def _accept_alone(self, new: NewTurn) -> Any:
@@ -150,6 +154,7 @@ class TurnService:
         ours = turn.id == new.id
         if ours:
             self._announce(_waiting(turn))
+        self._metrics.turns_accepted.labels(replayed="no" if ours else "yes").inc()
         return Accepted(turn, replayed=not ours, position=0)
 
     # -- read
@@ -243,6 +248,7 @@ class TurnService:
             return await self.get(principal, turn_id)
         turn = turn_from_row(row)
         if turn.is_terminal:
+            self._count_cancel("pending")
             await self.publish_end(turn)
         else:
             turn = await self._cancel_running(principal, turn)
@@ -286,6 +292,8 @@ class TurnService:
             turn = await self._await_end(principal, turn.id, REDIS_AWAY_CANCEL_WAIT_S)
         elif heard:
             turn = await self._await_end(principal, turn.id, self._cancel_wait_s)
+        if turn.status is TurnStatus.CANCELLED:
+            self._metrics.cancels.labels(how="graceful").inc()
         while not turn.is_terminal:
             forced = await self._force_cancel(turn)
             turn = forced or await self.get(principal, turn.id)
@@ -323,9 +331,15 @@ class TurnService:
         cancelled = turn_from_row(row)
         if not cancelled.is_terminal:
             return None
+        self._count_cancel("forced")
         log.info("turn.cancel_forced", turn_id=str(turn.id), attempt=turn.attempt)
         await self.publish_end(cancelled)
         return cancelled
+
+    def _count_cancel(self, how: str) -> None:
+        """A cancel that ended the turn here, not in its worker."""
+        self._metrics.cancels.labels(how=how).inc()
+        self._metrics.turns_ended.labels(status=TurnStatus.CANCELLED).inc()
 
     async def _read_partial_text(self, turn: Turn) -> str:
         parts: list[str] = []

@@ -48,7 +48,8 @@ returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt, t.input_message_id,
     t.planned_output_message_id as output_message_id,
-    (select th.system_prompt from threads th where th.id = t.thread_id) as thread_system_prompt;
+    (select th.system_prompt from threads th where th.id = t.thread_id) as thread_system_prompt,
+    extract(epoch from now() - t.created_at)::double precision as waited_s;
 
 -- name: explain_refused_claims :many
 -- Why claims changed no row, so that Redis can be put right. $1 turns   -- scope: system

@@ -1,0 +1,32 @@
+"""Text that every store and every wire can hold: no NUL, no lone surrogate."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_REPLACEMENT: Final = "\ufffd"
+
+
+def storable(text: str) -> str:
+    """`text` with U+FFFD in place of what Postgres, JSON or UTF-8 cannot carry."""
+    if text.isascii() and "\0" not in text:
+        return text
+    text = text.replace("\0", _REPLACEMENT)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(_REPLACEMENT if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text
+
+
+def storable_json(value: Any) -> Any:
+    """A JSON value whose strings and keys are all storable."""
+    match value:
+        case str():
+            return storable(value)
+        case list():
+            return [storable_json(item) for item in value]
+        case dict():
+            return {storable(key): storable_json(item) for key, item in value.items()}
+        case _:
+            return value
