@@ -85,7 +85,7 @@ class Sweeper:
             after_seq = rows[-1]["accept_seq"]
         await self._dispatch.begin_generation()
         self._metrics.rebuilds.inc()
-        (log.warning if count else log.info)("redis.rebuilt", turns=count)
+        log.info("redis.rebuilt", turns=count)
 
     async def _restore_stalled(self) -> None:
         rows = await self._database.fetch_many(
