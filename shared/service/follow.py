@@ -171,7 +171,7 @@ class Follower:
         self._live_bytes = 0
         self._from_log = True
         self._heard = asyncio.Event()
-        self._ended_count = 2 if turn.is_terminal else 0
+        self._ended_count = 1 if turn.is_terminal else 0
         self._skip_to_end = False
         self._interrupted = False
         self._subscription: Subscription | None = None
@@ -265,15 +265,35 @@ class Follower:
         if batches:
             self._from_log = True  # there may be more pages
             return batches
-        if self._ended_count >= _SEEN_ENDED_TWICE:
-            return await self._read_postgres()
-        if self.cursor == START and self._ended_count == 0:
+        if self._ended_count == 0 and self.cursor == START:
             # Nothing was logged yet: it may wait, or have ended before we listened.
             self._ended_count = await self._check_ended()
             if self._ended_count:
-                self._from_log = True
-                return await self._hub.event_log.read(self.turn.id, self.cursor)
+                self._look_again()
+            return []
+        if self._ended_count >= _SEEN_ENDED_TWICE or not await self._may_hear_end():
+            return await self._read_postgres()
         return []
+
+    async def _may_hear_end(self) -> bool:
+        """Whether the log is still to be heard of: a turn is ended in Postgres first, then there.
+
+        Of a turn that was over before we came, that is so while it has a log without an end.
+        """
+        if self._subscription is not None:
+            return True
+        try:
+            if not await self._hub.event_log.holds(self.turn.id, START):
+                return False
+        except RedisUnavailable:
+            return False
+        self._subscription = await self._hub.subscribe(self)
+        self._look_again()
+        return True
+
+    def _look_again(self) -> None:
+        self._from_log = True
+        self._heard.set()
 
     async def _check_ended(self) -> int:
         try:
