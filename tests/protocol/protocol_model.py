@@ -7,15 +7,15 @@ that comes arbitrarily late, and a lease may be judged lapsed at any moment.
 What is searched for (`Violation`): a second terminal commit; an append of an older attempt behind a
 newer one; an append behind the log's end; an append after the cancel was acknowledged.
 
-The log is lost and *rewritten*: our writer keeps all events of its attempt and, after a loss, opens
-the log again with its first event instead of with a snapshot. For safety the two are the same
-action. What the search looks at is who may write (attempt, closed, generation), never what; both
-forms pass the same `open` under the same three checks, and a re-open is followed by ordinary appends
-of the same attempt. What a rewrite adds is only that events a reader has seen are published again,
-under their old places. The model carries this as `written`/`read`: a rewrite starts the attempt's
-count again at 1, the log of one attempt only grows by one, and a reader that takes what is above its
-cursor therefore never sees a place twice nor out of order (`Violation.REPEATED_PLACE` would be the
-proof of the contrary). A snapshot would need a place of its own; a rewrite does not.
+The log is lost and *rewritten*: our writer keeps all events of its attempt and, after a loss,
+opens the log again with its first event instead of with a snapshot. For safety the two are the
+same action. What the search looks at is who may write (attempt, closed, generation), never what;
+both forms pass the same `open` under the same checks, and ordinary appends of the same attempt
+follow. What a rewrite adds is only that events a reader has seen are published again, under their
+old places. The model carries this as `written` and `read`: a rewrite starts the attempt's count
+again at 1, the log of one attempt grows by one, and a reader that takes what is above its cursor
+never sees a place twice nor out of order (`Violation.REPEATED_PLACE` would prove the contrary).
+A snapshot would need a place of its own; a rewrite does not.
 
 Two more habits of ours. A log of another generation counts as absent when a log is opened (FULL).
 And a worker whose commit has succeeded publishes the end, after a loss with everything before it,
@@ -216,46 +216,41 @@ class _Model:
     def worker_steps(self, s: State, number: int) -> Iterator[Step]:
         me = s.workers[number]
         name = f"worker{number}."
-
-        def becomes(state: State, phase: Phase, attempt: int = 0, generation: int = 0) -> State:
-            changed = list(state.workers)
-            changed[number] = Worker(phase, attempt, generation)
-            return state._replace(workers=(changed[0], changed[1]))
-
-        idle = becomes(s, Phase.IDLE)
         match me.phase:
             case Phase.IDLE:
-                if s.status is Stored.PENDING and s.attempt < self.bounds.attempts:
-                    attempt = s.attempt + 1
-                    claimed = s._replace(status=Stored.RUNNING, attempt=attempt)
-                    # The generation was read before: by the same script that handed out the turn.
-                    yield Step(
-                        name + "claim", becomes(claimed, Phase.VALIDATED, attempt, s.generation)
-                    )
+                yield from self.claim(s, number, name)
             case Phase.VALIDATED:
-                if self.may_open(s, me):
-                    opened = becomes(s, Phase.OPEN, me.attempt, me.generation)
-                    yield Step(name + "open", opened._replace(log=self.opened_log(s, me)))
-                elif self.is_lost(s, me):
-                    yield Step(name + "told_stale", becomes(s, Phase.MUST_READ, me.attempt))
-                else:
-                    yield Step(name + "told_fenced", idle)
+                yield self.open(s, number, name)
             case Phase.MUST_READ:
                 if s.generation:
-                    yield Step(
-                        name + "read_generation",
-                        becomes(s, Phase.MUST_VALIDATE, me.attempt, s.generation),
-                    )
+                    read = _becomes(s, number, Phase.MUST_VALIDATE, me.attempt, s.generation)
+                    yield Step(name + "read_generation", read)
             case Phase.MUST_VALIDATE:
                 if self.owns(s, me):
-                    yield Step(
-                        name + "validate", becomes(s, Phase.VALIDATED, me.attempt, me.generation)
-                    )
+                    valid = _becomes(s, number, Phase.VALIDATED, me.attempt, me.generation)
+                    yield Step(name + "validate", valid)
                 else:
-                    yield Step(name + "found_fenced", idle)
+                    yield Step(name + "found_fenced", _becomes(s, number, Phase.IDLE))
             case Phase.OPEN:
-                yield self.append(s, me, name, becomes)
-                yield self.commit(s, me, name, idle)
+                yield self.append(s, number, name)
+                yield self.commit(s, number, name)
+
+    def claim(self, s: State, number: int, name: str) -> Iterator[Step]:
+        if s.status is Stored.PENDING and s.attempt < self.bounds.attempts:
+            attempt = s.attempt + 1
+            claimed = s._replace(status=Stored.RUNNING, attempt=attempt)
+            # The generation was read before: by the same script that handed out the turn.
+            holds = _becomes(claimed, number, Phase.VALIDATED, attempt, s.generation)
+            yield Step(name + "claim", holds)
+
+    def open(self, s: State, number: int, name: str) -> Step:
+        me = s.workers[number]
+        if self.may_open(s, me):
+            opened = _becomes(s, number, Phase.OPEN, me.attempt, me.generation)
+            return Step(name + "open", opened._replace(log=self.opened_log(s, me)))
+        if self.is_lost(s, me):
+            return Step(name + "told_stale", _becomes(s, number, Phase.MUST_READ, me.attempt))
+        return Step(name + "told_fenced", _becomes(s, number, Phase.IDLE))
 
     def owns(self, s: State, me: Worker) -> bool:
         return s.status is Stored.RUNNING and s.attempt == me.attempt
@@ -282,14 +277,14 @@ class _Model:
             return s.log
         return Log(me.attempt, closed=False, generation=s.generation)
 
-    def append(self, s: State, me: Worker, name: str, becomes: object) -> Step:
+    def append(self, s: State, number: int, name: str) -> Step:
+        me = s.workers[number]
         answer = self.answer_append(s, me)
-        assert callable(becomes)
         if answer == "lost":
             following = Phase.MUST_READ if self.has_generation else Phase.MUST_VALIDATE
-            return Step(name + "told_lost", becomes(s, following, me.attempt))
+            return Step(name + "told_lost", _becomes(s, number, following, me.attempt))
         if answer == "fenced":
-            return Step(name + "told_fenced", becomes(s, Phase.IDLE))
+            return Step(name + "told_fenced", _becomes(s, number, Phase.IDLE))
         violation = None
         if me.attempt < s.newest_append:
             violation = Violation.OLD_AFTER_NEW
@@ -321,8 +316,15 @@ class _Model:
         violation = None if is_next or me.attempt > s.read[0] else Violation.REPEATED_PLACE
         return s._replace(read=(me.attempt, place)), violation
 
-    def commit(self, s: State, me: Worker, name: str, idle: State) -> Step:
-        if self.is_fenced and not self.owns(s, me):
+    def commit(self, s: State, number: int, name: str) -> Step:
+        idle = _becomes(s, number, Phase.IDLE)
+        if self.is_fenced and not self.owns(s, s.workers[number]):
             return Step(name + "commit_refused", idle)
         ended = idle._replace(status=Stored.COMPLETED, ends=s.ends + 1)
         return Step(name + "commit", ended, Violation.TWO_ENDS if s.ends else None)
+
+
+def _becomes(s: State, number: int, phase: Phase, attempt: int = 0, generation: int = 0) -> State:
+    changed = list(s.workers)
+    changed[number] = Worker(phase, attempt, generation)
+    return s._replace(workers=(changed[0], changed[1]))

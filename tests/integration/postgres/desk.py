@@ -1,4 +1,4 @@
-"""Turns in Postgres without Redis and without workers: statements by name, as the code calls them."""
+"""Turns in Postgres without Redis and workers: statements by name, as the code calls them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ class Desk:
         self.accepts = GroupCommit(self.database, "accept_turn")
 
     async def accept(self, new: NewTurn, queue_ttl_s: float = 100.0) -> Any:
-        return await self.accepts.run(
-            *accept_arguments(new, queue_ttl_s), contended=new.thread_id
-        )
+        return await self.accepts.run(*accept_arguments(new, queue_ttl_s), contended=new.thread_id)
 
     async def claim(self, turn_id: UUID, worker: str = "w1", lease_s: float = 60.0) -> Any:
         return await self.database.fetch_one("claim_turn", turn_id, worker, lease_s)
@@ -49,7 +47,7 @@ class Desk:
             status,
             None,
             None,
-            Usage(outputTokens=2, totalCost="0.5").model_dump(by_alias=True),
+            Usage(output_tokens=2, total_cost="0.5").model_dump(by_alias=True),
             7,
             new.planned_output_message_id if text else None,
             messages,
@@ -75,7 +73,7 @@ class Desk:
             new.planned_output_message_id if text else None,
             text,
             {"kind": "response", "parts": []},
-            Usage(outputTokens=len(text.split())).model_dump(by_alias=True),
+            Usage(output_tokens=len(text.split())).model_dump(by_alias=True),
             preview(text),
         )
 

@@ -45,7 +45,9 @@ async def test_migrating_again_does_nothing(database_url: str) -> None:
         "status = 'running', slot = 1, worker_id = 'w'",
     ],
 )
-async def test_half_a_transition_is_refused(api: Any, make_turn: Any, admin: Any, change: str) -> None:
+async def test_half_a_transition_is_refused(
+    api: Any, make_turn: Any, admin: Any, change: str
+) -> None:
     turn = await api.submit(make_turn())
     with pytest.raises(asyncpg.CheckViolationError):
-        await admin.execute(f"update turns set {change} where id = $1", turn.id)
+        await admin.execute(f"update turns set {change} where id = $1", turn.id)  # noqa: S608

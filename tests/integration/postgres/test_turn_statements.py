@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.turn.model import NewTurn, Principal
 from shared.turn.state import TurnStatus
+from tests.fixtures.chance import seeded
 from tests.fixtures.system import MakeTurn, add_thread
 from tests.integration.postgres.desk import Desk
 
@@ -76,7 +76,7 @@ async def test_one_bad_accept_does_not_spoil_its_batch(
     bad = make_turn("\0 cannot be stored")
     known = make_turn()
     await desk.accept(known)
-    outcomes = await asyncio.gather(  # noqa: TID251 - outcomes and errors side by side
+    outcomes = await asyncio.gather(
         *(desk.accept(new) for new in [*good[:10], bad, known, *good[10:]]),
         return_exceptions=True,
     )
@@ -91,7 +91,7 @@ async def test_accepts_on_many_threads_do_not_wait_for_each_other(
     desk: Desk, make_turn: MakeTurn, principal: Principal, admin: Any
 ) -> None:
     threads = [await add_thread(admin, principal) for _ in range(8)]
-    chance = random.Random(3)
+    chance = seeded(3)
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.TaskGroup() as group:
@@ -158,7 +158,7 @@ async def test_rival_claimers_never_pass_the_limit_nor_the_order(
     turns = await accept_many(desk, make_turn, 30, key="k")
     order = {new.id: place for place, new in enumerate(turns)}
     by_id = {new.id: new for new in turns}
-    chance = random.Random(seed)
+    chance = seeded(seed)
     running: set[UUID] = set()
     started: list[UUID] = []
     most = 0
@@ -206,9 +206,7 @@ async def test_only_the_present_attempt_ends_a_turn(desk: Desk, make_turn: MakeT
     row = await desk.end(new, 2, text="fresh")
     assert (row["status"], row["attempt"], row["last_seq"]) == ("completed", 2, 7)
     assert await desk.end(new, 2, TurnStatus.FAILED) is None, "a terminal status is written once"
-    output = await desk.database.fetch_many(
-        "list_output_messages", new.principal.tenant_id, new.id
-    )
+    output = await desk.database.fetch_many("list_output_messages", new.principal.tenant_id, new.id)
     assert [message["content"] for message in output] == ["fresh"]
 
 
@@ -253,9 +251,11 @@ async def test_a_lapsed_lease_is_lost(desk: Desk, make_turn: MakeTurn) -> None:
 
 async def test_the_third_loss_is_poison(desk: Desk, make_turn: MakeTurn, admin: Any) -> None:
     (new,) = await accept_many(desk, make_turn, 1)
+    row = None
     for attempt in (1, 2, 3):
         await desk.claim(new.id)
         row = await desk.reap(new.id, attempt, ["w1"])
+    assert row is not None
     assert (row["status"], row["error_code"], row["crash_count"]) == ("failed", "poison", 3)
     assert row["attempt"] == 4, "nobody may write under the lost attempt any more"
     assert row["ended_at"] is not None
@@ -331,9 +331,7 @@ async def test_a_forced_cancel_keeps_text_and_usage_and_fences(
     row = await desk.force_cancel(new, 1, "w0 w1 ")
     assert (row["status"], row["attempt"], row["slot"]) == ("cancelled", 2, None)
     assert row["output_message_id"] == new.planned_output_message_id
-    output = await desk.database.fetch_many(
-        "list_output_messages", new.principal.tenant_id, new.id
-    )
+    output = await desk.database.fetch_many("list_output_messages", new.principal.tenant_id, new.id)
     assert [message["content"] for message in output] == ["w0 w1 "]
     assert await admin.fetchval("select output_tokens from usage") == 2
     assert await desk.end(new, 1, text="late") is None
@@ -371,7 +369,11 @@ async def test_a_turn_sees_earlier_turns_its_own_input_and_nothing_later(
     desk: Desk, make_turn: MakeTurn, thread: UUID
 ) -> None:
     # Two keys on one thread: the second turn ends before the first one does.
-    one, two, three = make_turn("in 1", key="a"), make_turn("in 2", key="b"), make_turn("in 3", key="b")
+    one, two, three = (
+        make_turn("in 1", key="a"),
+        make_turn("in 2", key="b"),
+        make_turn("in 3", key="b"),
+    )
     seqs = [(await desk.accept(new))["accept_seq"] for new in (one, two, three)]
     await desk.claim(two.id)
     await desk.end(two, 1, text="out 2")
@@ -404,9 +406,9 @@ async def test_stalled_heads_are_those_that_could_run(
     desk: Desk, make_turn: MakeTurn, admin: Any, principal: Principal
 ) -> None:
     await limit_key(admin, principal, "wide", 2)
-    busy, behind = await accept_many(desk, make_turn, 2, key="busy")
-    head, second = await accept_many(desk, make_turn, 2, key="idle")
-    one, two, three = await accept_many(desk, make_turn, 3, key="wide")
+    busy, _ = await accept_many(desk, make_turn, 2, key="busy")
+    head, _ = await accept_many(desk, make_turn, 2, key="idle")
+    one, two, _ = await accept_many(desk, make_turn, 3, key="wide")
     await desk.claim(busy.id)
     await desk.claim(one.id)
     rows = await desk.database.fetch_many("list_stalled_heads", 0, 100, -1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from shared.errors import RedisUnavailable
 from shared.redis.connection import RedisConnection, RedisReplyError
 from shared.redis.scripts import Script, load_script
+from tests.fixtures.chance import seeded
 from tests.fixtures.proxy import Link, open_link, redis_upstream, redis_url_through
 
 
@@ -33,7 +33,7 @@ async def test_two_thousand_calls_cancelled_at_random_never_mix_replies(
 ) -> None:
     link.jitter_s = 0.004
     link.slice_bytes = 997
-    chance = random.Random(4)
+    chance = seeded(4)
     mismatches: list[tuple[bytes, bytes]] = []
     answered = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -46,7 +47,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(redis_url: str, redis_prefix: str, redis: RedisConnection):  # type: ignore[no-untyped-def]
+async def desk(redis_url: str, redis_prefix: str, redis: RedisConnection) -> AsyncIterator[Desk]:
     keys = Keys(prefix=redis_prefix)
     connection = CommandConnection(redis_url, keys)
     dispatch = Dispatch(connection, keys)

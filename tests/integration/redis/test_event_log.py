@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -49,7 +50,7 @@ class Log:
 
 
 @pytest.fixture
-async def log(redis_url: str, redis_prefix: str, redis: RedisConnection):  # type: ignore[no-untyped-def]
+async def log(redis_url: str, redis_prefix: str, redis: RedisConnection) -> AsyncIterator[Log]:
     keys = Keys(prefix=redis_prefix)
     connection = CommandConnection(redis_url, keys)
     dispatch = Dispatch(connection, keys)
@@ -183,9 +184,7 @@ async def test_a_server_restarted_from_an_older_state_is_not_trusted(
     await connection.close()
 
 
-async def test_the_guard_leaves_a_generation_of_this_server_alone(
-    log: Log, redis_url: str
-) -> None:
+async def test_the_guard_leaves_a_generation_of_this_server_alone(log: Log, redis_url: str) -> None:
     connection = CommandConnection(redis_url, log.keys)
     assert await Dispatch(connection, log.keys).read_generation() == log.generation
     assert await Dispatch(connection, log.keys).begin_generation() == log.generation
@@ -196,14 +195,11 @@ async def test_nobody_slips_past_the_guard_of_a_new_connection(log: Log, redis_u
     await log.redis.call("SET", log.keys.generation, "an-older-run:abc", "EX", 60)
     connection = CommandConnection(redis_url, log.keys)
     dispatch = Dispatch(connection, log.keys)
-    import asyncio
-
-    read: Callable[[], Awaitable[str | None]] = dispatch.read_generation
-    answers = []
+    answers: list[asyncio.Task[str | None]] = []
     async with asyncio.TaskGroup() as group:
         opening = group.create_task(connection.call("PING"))
         while not opening.done():
-            answers.append(group.create_task(read()))
+            answers.append(group.create_task(dispatch.read_generation()))
             await asyncio.sleep(0)
     assert {task.result() for task in answers} == {None}
     await connection.close()

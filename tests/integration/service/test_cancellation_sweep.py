@@ -97,7 +97,9 @@ async def test_submit(api: Api, make_turn: MakeTurn, admin: Any, policy: Conflic
     async def check(number: int) -> None:
         await assert_clean(api)
         # The client, who got no answer, asks again under the same key.
-        retry = make_turn(f"t{number}", policy=policy, idempotency_key=f"k{number}", key=f"c{number}")
+        retry = make_turn(
+            f"t{number}", policy=policy, idempotency_key=f"k{number}", key=f"c{number}"
+        )
         first = await api.turns.submit(retry)
         second = await api.turns.submit(turns[number])
         assert first.turn.id == second.turn.id

@@ -25,9 +25,7 @@ from tests.fixtures.system import Api, MakeTurn, StartWorker, add_principal, add
 
 
 async def submit_all(api: Api, turns: list[Any]) -> list[Accepted | BaseException]:
-    return await asyncio.gather(  # noqa: TID251 - outcomes and errors side by side
-        *(api.turns.submit(new) for new in turns), return_exceptions=True
-    )
+    return await asyncio.gather(*(api.turns.submit(new) for new in turns), return_exceptions=True)
 
 
 async def test_fifty_submits_with_one_key_make_one_turn(
@@ -46,7 +44,7 @@ async def test_fifty_submits_with_one_key_make_one_turn(
     later = await submit_all(api, [again() for _ in range(10)])
     assert {outcome.turn.id for outcome in later if isinstance(outcome, Accepted)} == {turn_id}
     for table in ("turns", "idempotency_keys", "usage"):
-        assert await admin.fetchval(f"select count(*) from {table}") == 1, table
+        assert await admin.fetchval(f"select count(*) from {table}") == 1, table  # noqa: S608
     assert await admin.fetchval("select count(*) from messages") == 2
     assert (await api.reload(accepted[0].turn)).attempt == 1
 

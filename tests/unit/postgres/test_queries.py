@@ -20,7 +20,8 @@ def parse(tmp_path: Path, text: str) -> list[queries.Query]:
 def test_a_file_is_split_at_its_names(tmp_path: Path) -> None:
     first, second = parse(
         tmp_path,
-        "-- name: get_a :one\n-- Why a.\nselect 1;\n\n-- name: list_b :many\n-- Why b.\nselect 2;\n",
+        "-- name: get_a :one\n-- Why a.\nselect 1;\n\n"
+        "-- name: list_b :many\n-- Why b.\nselect 2;\n",
     )
     assert (first.name, first.kind, first.purpose) == ("get_a", "one", "Why a.")
     assert first.sql.endswith("select 1;")

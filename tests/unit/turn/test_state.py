@@ -33,9 +33,9 @@ def test_every_status_is_reachable() -> None:
 
 
 def test_a_terminal_status_has_no_way_out() -> None:
-    assert TERMINAL == {
+    assert {
         TurnStatus.COMPLETED, TurnStatus.FAILED, TurnStatus.CANCELLED, TurnStatus.EXPIRED,
-    }  # fmt: skip
+    } == TERMINAL  # fmt: skip
     assert {source for source, _ in TRANSITIONS} == ACTIVE
     assert not TERMINAL & ACTIVE
 
