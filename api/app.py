@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,16 +16,10 @@ from api.openapi import build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
 from shared.metrics import Metrics
-from shared.postgres.pool import Database
-from shared.redis.control import Control
-from shared.redis.dispatch import CommandConnection, Dispatch
-from shared.redis.event_log import EventLog
-from shared.redis.keys import Keys
-from shared.redis.subscriber import Subscriber
 from shared.service.api_keys import ApiKeys
+from shared.service.core import open_core
 from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
-from shared.service.turns import TurnService
 from shared.settings import Settings
 
 OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
@@ -69,44 +63,14 @@ def begin_drain(app: Starlette) -> None:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     state = app.state
-    redis_url = settings.redis_url.get_secret_value()
-    keys = Keys(prefix=settings.redis_prefix)
-    async with AsyncExitStack() as stack:
-        state.database = await stack.enter_async_context(
-            Database(
-                settings.database_url.get_secret_value(), size=settings.api_database_connections
-            )
-        )
-        state.redis = CommandConnection(redis_url, keys)
-        stack.push_async_callback(state.redis.close)
-        subscriber = await stack.enter_async_context(Subscriber(redis_url))
-        state.event_log = EventLog(
-            state.redis,
-            keys,
-            max_bytes=settings.event_log_max_bytes * 2,
-            live_ttl_s=settings.live_ttl_s,
-            ttl_s=settings.event_log_ttl_s,
-        )
-        state.hub = await stack.enter_async_context(
-            FollowHub(
-                database=state.database,
-                subscriber=subscriber,
-                event_log=state.event_log,
-                keys=keys,
-                buffer_bytes=settings.stream_buffer_bytes,
-            )
-        )
-        state.turns = TurnService(
-            database=state.database,
-            dispatch=Dispatch(state.redis, keys),
-            event_log=state.event_log,
-            control=Control(state.redis, keys),
-            hub=state.hub,
-            metrics=state.metrics,
-            queue_ttl_s=settings.queue_ttl_s,
-            cancel_wait_s=settings.cancel_wait_s,
-        )
-        stack.push_async_callback(state.turns.close)
+    async with open_core(
+        settings, state.metrics, database_connections=settings.api_database_connections
+    ) as core:
+        state.database = core.database
+        state.redis = core.connection
+        state.event_log = core.event_log
+        state.hub = core.hub
+        state.turns = core.turns
         state.threads = ThreadService(state.database, state.turns)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.streams = StreamContext(

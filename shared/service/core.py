@@ -1,0 +1,94 @@
+"""What the API and the workers both stand on: connections, dispatch, logs, turns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from shared.metrics import Metrics
+from shared.postgres.pool import Database
+from shared.redis.control import Control
+from shared.redis.dispatch import CommandConnection, Dispatch
+from shared.redis.event_log import EventLog
+from shared.redis.keys import Keys
+from shared.redis.subscriber import Subscriber
+from shared.service.follow import FollowHub
+from shared.service.turns import TurnService
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The parts by duty."""
+
+    settings: Settings
+    metrics: Metrics
+    keys: Keys
+    database: Database
+    connection: CommandConnection
+    subscriber: Subscriber
+    dispatch: Dispatch
+    event_log: EventLog
+    control: Control
+    hub: FollowHub
+    turns: TurnService
+
+
+@asynccontextmanager
+async def open_core(
+    settings: Settings, metrics: Metrics, *, database_connections: int
+) -> AsyncIterator[Core]:
+    """Builds the core; nothing is connected before it is used. Closes all when the block ends."""
+    redis_url = settings.redis_url.get_secret_value()
+    keys = Keys(prefix=settings.redis_prefix)
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            Database(settings.database_url.get_secret_value(), size=database_connections)
+        )
+        connection = CommandConnection(redis_url, keys)
+        stack.push_async_callback(connection.close)
+        subscriber = await stack.enter_async_context(Subscriber(redis_url))
+        dispatch = Dispatch(connection, keys)
+        control = Control(connection, keys)
+        event_log = EventLog(
+            connection,
+            keys,
+            # Twice what a writer may say: the script's own limit is a second lock, not the first.
+            max_bytes=settings.event_log_max_bytes * 2,
+            live_ttl_s=settings.live_ttl_s,
+            ttl_s=settings.event_log_ttl_s,
+        )
+        hub = await stack.enter_async_context(
+            FollowHub(
+                database=database,
+                subscriber=subscriber,
+                event_log=event_log,
+                keys=keys,
+                buffer_bytes=settings.stream_buffer_bytes,
+            )
+        )
+        turns = TurnService(
+            database=database,
+            dispatch=dispatch,
+            event_log=event_log,
+            control=control,
+            hub=hub,
+            metrics=metrics,
+            queue_ttl_s=settings.queue_ttl_s,
+            cancel_wait_s=settings.cancel_wait_s,
+        )
+        stack.push_async_callback(turns.close)
+        yield Core(
+            settings=settings,
+            metrics=metrics,
+            keys=keys,
+            database=database,
+            connection=connection,
+            subscriber=subscriber,
+            dispatch=dispatch,
+            event_log=event_log,
+            control=control,
+            hub=hub,
+            turns=turns,
+        )
