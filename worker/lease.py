@@ -1,19 +1,22 @@
 """The heartbeat: one statement prolongs the leases of all turns of this process.
 
 Its answer carries news the other way: a turn that is missing was taken over, and a flag says that
-somebody wants it cancelled, should the direct word have been lost.
+somebody wants it cancelled, should the direct word have been lost. Beside it, and never in its way,
+the worker is announced in Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import structlog
 
 from shared.errors import PostgresUnavailable, RedisUnavailable
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisReplyError
 from shared.redis.control import Control
+from shared.redis.subscriber import Subscriber
 from worker.held_turns import HeldTurns, StopReason
 
 log = structlog.get_logger(__name__)
@@ -27,6 +30,7 @@ class Heartbeat:
         *,
         database: Database,
         control: Control,
+        subscriber: Subscriber,
         held: HeldTurns,
         worker_id: str,
         interval_s: float,
@@ -34,6 +38,7 @@ class Heartbeat:
     ) -> None:
         self._database = database
         self._control = control
+        self._subscriber = subscriber
         self._held = held
         self._worker_id = worker_id
         self._interval_s = interval_s
@@ -41,6 +46,12 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Beats until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_beats())
+            # On its own: a Redis that hangs for seconds must not cost anybody a lease.
+            group.create_task(self._run_announcements())
+
+    async def _run_beats(self) -> None:
         while True:
             await self.beat()
             await asyncio.sleep(self._interval_s)
@@ -49,8 +60,18 @@ class Heartbeat:
         """One heartbeat. What cannot be reached is tried again at the next."""
         try:
             await self._renew()
-        except PostgresUnavailable as error:
+        except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
             log.warning("lease.unrenewed", error=str(error), turns=len(self._held))
+
+    async def _run_announcements(self) -> None:
+        while True:
+            await self._announce()
+            await asyncio.sleep(self._interval_s)
+
+    async def _announce(self) -> None:
+        # Who is announced without a control subscription is taken for dead.
+        if not self._subscriber.is_connected:
+            return
         try:
             await self._control.announce_worker(self._worker_id)
         except (RedisUnavailable, RedisReplyError) as error:

@@ -97,6 +97,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             heartbeat=Heartbeat(
                 database=core.database,
                 control=core.control,
+                subscriber=core.subscriber,
                 held=held,
                 worker_id=worker_id,
                 interval_s=settings.heartbeat_s,
