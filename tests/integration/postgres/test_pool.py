@@ -1,0 +1,97 @@
+"""The door to Postgres: a caller may leave, the call it made does not stop half-way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from shared.errors import PostgresUnavailable
+from shared.postgres.pool import Database, Transaction
+from tests.fixtures.proxy import open_link, postgres_dsn_through, postgres_upstream
+from tests.fixtures.system import MakeTurn
+from tests.fixtures.waiting import wait_until
+from tests.integration.postgres.desk import accept_arguments
+
+
+async def test_a_call_goes_on_when_its_caller_is_cancelled(
+    database: Database, make_turn: MakeTurn, admin: Any
+) -> None:
+    await database.ping()
+    reached, gate = asyncio.Event(), asyncio.Event()
+    new = make_turn()
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.fetch_one("accept_turn", *accept_arguments(new, 100.0))
+        reached.set()
+        await gate.wait()
+
+    caller = asyncio.create_task(database.run_in_transaction(work))
+    await reached.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    gate.set()
+    await wait_until(lambda: not database._calls, "the call has finished")
+    assert await admin.fetchval("select count(*) from turns") == 1
+
+
+async def test_a_failed_transaction_leaves_nothing(
+    database: Database, make_turn: MakeTurn, admin: Any
+) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.fetch_one("accept_turn", *accept_arguments(make_turn(), 100.0))
+        raise KeyError("changed its mind")
+
+    with pytest.raises(KeyError):
+        await database.run_in_transaction(work)
+    assert await admin.fetchval("select count(*) from turns") == 0
+
+
+async def test_more_callers_than_connections_are_refused_in_time(database_url: str) -> None:
+    gate = asyncio.Event()
+
+    async def hold(_: Transaction) -> None:
+        await gate.wait()
+
+    async with Database(database_url, size=1) as database:
+        holder = asyncio.create_task(database.run_in_transaction(hold))
+        await wait_until(lambda: database._pool, "the pool is open")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(PostgresUnavailable):
+            await database.ping()
+        assert loop.time() - began < 2
+        gate.set()
+        await holder
+        await database.ping()
+
+
+async def test_connections_that_were_ended_are_replaced(database: Database, admin: Any) -> None:
+    for _ in range(3):
+        await database.ping()
+        await admin.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        try:
+            await database.ping()
+        except PostgresUnavailable:
+            await database.ping()
+
+
+async def test_a_silent_postgres_is_given_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.postgres.pool._CALL_TIMEOUT_S", 0.5)
+    async with open_link(postgres_upstream(database_url)) as link:
+        database = Database(postgres_dsn_through(link, database_url), size=2)
+        await database.ping()
+        link.silent = True
+        with pytest.raises(PostgresUnavailable):
+            await database.ping()
+        link.silent = False
+        link.cut()
+        await wait_until(lambda: not database._calls, "the call is over")
+        await database.close()

@@ -1,0 +1,123 @@
+"""A reader's way through lost messages, on a log that the test writes itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from shared.redis.connection import RedisConnection
+from shared.service.follow import Follower
+from shared.turn.events import Cursor, MessageDelta, encode_event
+from shared.turn.model import Turn
+from tests.fixtures.system import Api, MakeTurn, places
+from tests.fixtures.waiting import wait_until
+
+END = b'{"type":"turn.ended","status":"completed"}'
+
+
+@dataclass
+class Stage:
+    api: Api
+    turn: Turn
+    follower: Follower
+    seq: int = 0
+
+    async def say(self, *, attempt: int = 1, opens: bool = False, ends: bool = False) -> None:
+        """One more event in the log."""
+        self.seq = 1 if opens else self.seq + 1
+        payload = END if ends else encode_event(MessageDelta(text=f"{attempt}-{self.seq}"))
+        log, turn_id = self.api.event_log, self.turn.id
+        if opens:
+            generation = await self.api.dispatch.read_generation()
+            await log.open(turn_id, attempt, generation or "", [payload], final=ends)
+        else:
+            await log.append(turn_id, attempt, self.seq, [payload], final=ends)
+
+    async def read(self, count: int, timeout_s: float = 1.5) -> list[Cursor]:
+        seen: list[Cursor] = []
+        async with asyncio.timeout(timeout_s):
+            while len(seen) < count:
+                seen += places(await self.follower.read(timeout_s))
+        return seen
+
+
+@pytest.fixture
+async def stage(api: Api, make_turn: MakeTurn) -> AsyncIterator[Stage]:
+    await api.dispatch.begin_generation()
+    turn = await api.submit(make_turn())
+    async with api.hub.follow(turn) as follower:
+        yield Stage(api, turn, follower)
+
+
+async def test_a_message_that_never_came_is_read_from_the_log(stage: Stage) -> None:
+    await stage.say(opens=True)
+    await stage.say()
+    assert await stage.read(2) == [Cursor(1, 1), Cursor(1, 2)]
+    assert await stage.follower.read(0.05) == [], "it reads live from here on"
+    subscription = stage.follower._subscription
+    assert subscription is not None
+    hear, subscription.callback = subscription.callback, lambda _: None
+    await stage.say()
+    await stage.say()
+    await stage.api.connection.call("PING")
+    await asyncio.sleep(0.05)  # both messages have come and gone
+    subscription.callback = hear
+    await stage.say()
+    assert await stage.read(3) == [Cursor(1, 3), Cursor(1, 4), Cursor(1, 5)]
+
+
+async def test_what_was_said_while_the_subscription_was_lost_is_read_from_the_log(
+    stage: Stage, redis: RedisConnection
+) -> None:
+    await stage.say(opens=True)
+    assert await stage.read(1) == [Cursor(1, 1)]
+    assert await stage.follower.read(0.05) == []
+    subscriber = stage.api.subscriber
+    await redis.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await wait_until(lambda: not subscriber.is_connected, "the subscription is lost")
+    await stage.say()
+    assert await stage.read(1) == [Cursor(1, 2)]
+
+
+async def test_a_new_attempt_is_followed_from_its_first_event(stage: Stage) -> None:
+    await stage.say(opens=True)
+    await stage.say()
+    assert len(await stage.read(2)) == 2
+    await stage.say(opens=True, attempt=2)
+    await stage.say(attempt=2, ends=True)
+    assert await stage.read(2) == [Cursor(2, 1), Cursor(2, 2)]
+    assert stage.follower.is_done.is_set()
+    assert await stage.follower.read(1) == []
+
+
+async def test_a_published_repetition_is_not_handed_out_again(stage: Stage) -> None:
+    await stage.say(opens=True)
+    await stage.say()
+    assert len(await stage.read(2)) == 2
+    assert await stage.follower.read(0.05) == []
+    # The log is lost and written again from its first event.
+    await stage.api.connection.call("DEL", stage.api.keys.meta(stage.turn.id))
+    await stage.api.connection.call("DEL", stage.api.keys.log(stage.turn.id))
+    await stage.say(opens=True)
+    await stage.say()
+    await stage.say()
+    assert await stage.read(1) == [Cursor(1, 3)]
+
+
+async def test_a_reader_in_a_hurry_is_handed_the_end_alone(stage: Stage) -> None:
+    await stage.say(opens=True)
+    stage.follower.skip_to_end()
+    await stage.say()
+    await stage.say(ends=True)
+    assert await stage.read(1) == [Cursor(1, 3)]
+
+
+async def test_an_interrupt_makes_a_read_return(stage: Stage) -> None:
+    reading = asyncio.create_task(stage.follower.read(20))
+    await asyncio.sleep(0)
+    stage.api.hub.drain()
+    async with asyncio.timeout(1):
+        assert await reading == []
