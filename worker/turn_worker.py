@@ -183,17 +183,25 @@ class TurnWorker(Worker):
         try:
             rows = await parts.database.fetch_each("claim_turn", runs)
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
-            # Somebody else took the same slot in this very moment: let each claim stand alone.
-            rows = []
-            for run in runs:
-                with contextlib.suppress(
-                    asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError
-                ):
-                    rows += await parts.database.fetch_many("claim_turn", *run)
+            rows = await self._claim_one_by_one(runs)
         for row in rows:
             if row["attempt"] == 1:
                 parts.metrics.queue_wait.observe(row["waited_s"])
         return [claimed_turn_from_row(row) for row in rows]
+
+    async def _claim_one_by_one(self, runs: list[tuple[Any, ...]]) -> list[asyncpg.Record]:
+        # Somebody else took the same slot in this very moment: let each claim stand alone.
+        rows: list[asyncpg.Record] = []
+        for run in runs:
+            try:
+                rows += await self._parts.database.fetch_many("claim_turn", *run)
+            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+                continue
+            except PostgresUnavailable as error:
+                # What was claimed so far is leased to us and must run.
+                log.warning("worker.postgres_away", error=str(error))
+                break
+        return rows
 
     async def _settle_refused(self, turn_ids: set[UUID]) -> None:
         """Tells Redis why Postgres refused: it has forgotten who runs, or who is first."""
@@ -257,7 +265,13 @@ class TurnWorker(Worker):
             async with asyncio.timeout(self._parts.settings.drain_s):
                 while self._turn_tasks and not self._leave_now.is_set():
                     await _first(_all_done(self._turn_tasks), self._leave_now.wait())
-        await self._hand_back()
+        try:
+            await self._hand_back()
+        except PostgresUnavailable as error:
+            log.warning("worker.not_handed_back", turns=len(self._held), error=str(error))
+            return  # still announced: our silence tells the others to take over
+        if any(held.is_ending for held in self._held.all()):
+            return  # the same: these could not be committed in time
         try:
             await self._parts.control.forget_workers([self._parts.worker_id])
         except (RedisUnavailable, RedisReplyError) as error:
@@ -277,30 +291,40 @@ class TurnWorker(Worker):
             [held.turn.id for held in rest],
             [held.turn.attempt for held in rest],
         )
-        for row in rows:
-            try:
-                await self._parts.dispatch.settle(
-                    LineChange(
-                        row["tenant_id"],
-                        row["concurrency_key"],
-                        row["max_running"],
-                        over=[row["id"]],
-                        waiting={row["id"]: row["accept_seq"]},
-                    )
-                )
-            except (RedisUnavailable, RedisReplyError) as error:
-                log.warning("turn.undispatched", turn_id=str(row["id"]), error=str(error))
+        async with asyncio.TaskGroup() as group:
+            for row in rows:
+                group.create_task(self._return_to_line(row))
         log.info("worker.handed_back", turns=len(rows))
+
+    async def _return_to_line(self, row: asyncpg.Record) -> None:
+        change = LineChange(
+            row["tenant_id"],
+            row["concurrency_key"],
+            row["max_running"],
+            over=[row["id"]],
+            waiting={row["id"]: row["accept_seq"]},
+        )
+        try:
+            await self._parts.dispatch.settle(change)
+        except (RedisUnavailable, RedisReplyError) as error:
+            log.warning("turn.undispatched", turn_id=str(row["id"]), error=str(error))
 
     # -- background jobs
 
     async def _run_jobs(self) -> None:
-        """arq's own poll, at its own pace, for the jobs that are not turns."""
+        """arq's own poll, at its own pace, for the jobs that are not turns.
+
+        Trap: redis-py sends within `asyncio.wait_for`, which on Python 3.11 swallows a cancel that
+        comes while the send completes; without another look the loop would never end.
+        """
+        task = asyncio.current_task()
         while True:
             try:
                 await super()._poll_iteration()
             except (RedisError, OSError) as error:
                 log.warning("jobs.redis_away", error=str(error))
+            if task is not None and task.cancelling():
+                return
             await asyncio.sleep(JOBS_INTERVAL_S)
 
     async def close(self) -> None:
