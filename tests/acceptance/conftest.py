@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
@@ -42,10 +42,10 @@ def deployment(
 
 
 @pytest.fixture
-async def product(deployment: Product) -> AsyncIterator[Product]:
+async def product(deployment: Product) -> Product:
     """The product, whole: one API and two workers answer."""
     await deployment.be_whole()
-    yield deployment
+    return deployment
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Process:
         return code
 
     def end_now(self, patience_s: float = STOP_PATIENCE_S) -> int:
-        """Ends it in good order if it still runs, by force when that takes too long."""
+        """Ends it in good order if it still runs; by force, and with an error, when it does not."""
         if self.is_running:
             self._popen.send_signal(signal.SIGCONT)
             self._popen.send_signal(signal.SIGTERM)
@@ -88,7 +88,8 @@ class Process:
             return self._popen.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._popen.kill()
-            return self._popen.wait()
+            self._popen.wait()
+            raise AssertionError(f"{self.name} does not end: {self.last_words()}") from None
 
     def kin(self) -> list[int]:
         """Living processes of its session."""
@@ -182,13 +183,17 @@ class Product:
     # -- processes
 
     def start_api(
-        self, *, port: int | None = None, options: list[str] | None = None, **settings: str
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        port: int | None = None,
+        options: list[str] | None = None,
     ) -> Api:
         port = port or free_port()
         name = f"api-{len(self.started)}"
         process = Api(
             name,
-            self._settings(TURNKEEP_PORT=str(port), **settings),
+            self._settings(TURNKEEP_PORT=str(port), **(settings or {})),
             self.directory / f"{name}.log",
             options or [],
         )
@@ -265,12 +270,17 @@ class Product:
             if process.is_running:
                 process.send(signal.SIGCONT)
                 process.send(signal.SIGTERM)
-        codes = {p.name: p.end_now() for p in (*self.apis, *self.workers)}
-        left = {process.name: kin for process in self.started if (kin := process.kin())}
+        stubborn = []
         for process in self.started:
-            process.end_now(0.1)
-        assert not left, f"processes left behind: {left}"
+            try:
+                process.end_now()
+            except AssertionError as error:
+                stubborn.append(str(error))
+        left = {process.name: kin for process in self.started if (kin := process.kin())}
+        codes = {process.name: process.exit_code for process in self.started}
         bad = {name: code for name, code in codes.items() if code not in (0, -signal.SIGKILL)}
+        assert not stubborn
+        assert not left, f"processes left behind: {left}"
         assert not bad, f"exit codes: {bad}"
 
     # -- what they stand on

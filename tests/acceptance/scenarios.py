@@ -127,7 +127,7 @@ async def _count_executions(
             "select count(*) from messages where thread_id = $1", thread
         )
         usage_rows = await connection.fetchval(
-            "select count(*) from usage where turn_id in (select id from turns where thread_id = $1)",
+            "select count(*) from usage u join turns t on t.id = u.turn_id where t.thread_id = $1",
             thread,
         )
     assert ids == {turn_id}
@@ -466,7 +466,7 @@ async def flush_under_load(
 
 
 async def _fill_line(client: Client, queued: int, deltas: int) -> list[tuple[dict[str, Any], str]]:
-    """Turns of one key with the status each must reach: most complete, one fails, one is cancelled."""
+    """Turns of one key, and the status each must reach: one fails, one is cancelled."""
     key = f"flush-{secrets.token_hex(4)}"
     line = [
         (
