@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(default=60.0, gt=0)
     turn_timeout_s: float = Field(default=300.0, gt=0)
     history_max_messages: int = Field(default=100, ge=1, le=1000)
+    history_max_tokens: int = Field(default=32_000, ge=1, description="Estimated by size")
 
     # -- streams
     event_log_max_bytes: int = Field(default=16_777_216, ge=65_536)

@@ -7,6 +7,7 @@ writes nothing at all.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
@@ -32,6 +33,7 @@ from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, Engine
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
+from worker.history import budget_for, newest_within
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +104,10 @@ class TurnRunner:
         """
         rows = await self._load_history(turn)
         prompt = next((r["content"] for r in rows if r["id"] == turn.input_message_id), "")
+        earlier = newest_within(
+            [dict(row) for row in rows if row["id"] != turn.input_message_id],
+            budget_for(turn.model_id, self._settings.history_max_tokens),
+        )
         request = EngineRequest(
             turn_id=turn.id,
             thread_id=turn.thread_id,
@@ -109,7 +115,7 @@ class TurnRunner:
             model_id=turn.model_id,
             settings=turn.settings,
             instructions=turn.instructions,
-            history=[_as_model_message(r) for r in rows if r["id"] != turn.input_message_id],
+            history=[_as_model_message(row) for row in earlier],
             prompt=prompt,
         )
         return self._engines.engine_for(turn.model_id).start(request)
@@ -308,7 +314,7 @@ def _without_messages(ending: Ending) -> Ending:
     )
 
 
-def _as_model_message(row: asyncpg.Record) -> dict[str, Any]:
+def _as_model_message(row: Mapping[str, Any]) -> dict[str, Any]:
     raw = row["raw_data"]
     if raw is not None:
         return dict(raw)

@@ -1,0 +1,49 @@
+"""How much of a thread a model gets to see: the newest messages within a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+BYTES_PER_TOKEN: Final = 4
+"""A rule of thumb for English and code; no tokenizer of ours fits every provider's model."""
+LOCAL_MAX_TOKENS: Final = 1500
+"""A small model on a CPU reads a few hundred tokens a second, and its context is short."""
+
+
+def budget_for(model_id: str, history_max_tokens: int) -> int:
+    """Tokens of history for a model."""
+    is_local = model_id.startswith("local:")
+    return min(history_max_tokens, LOCAL_MAX_TOKENS) if is_local else history_max_tokens
+
+
+def newest_within(rows: Sequence[Mapping[str, Any]], max_tokens: int) -> list[Mapping[str, Any]]:
+    """The longest tail of `rows` (oldest first) within the budget that starts with a user message.
+
+    Starting there, no tool result stands without its call and no answer without its question.
+    """
+    left_bytes = max_tokens * BYTES_PER_TOKEN
+    start = len(rows)
+    for index in range(len(rows) - 1, -1, -1):
+        left_bytes -= _size_bytes(rows[index])
+        if left_bytes < 0:
+            break
+        if rows[index]["role"] == "user":
+            start = index
+    return list(rows[start:])
+
+
+def _size_bytes(row: Mapping[str, Any]) -> int:
+    # Tool calls and results have their bulk in the parts, not in the text.
+    text = len(row["content"].encode())
+    return text if row["role"] == "user" else max(text, _parts_bytes(row["raw_data"]))
+
+
+def _parts_bytes(raw: Mapping[str, Any] | None) -> int:
+    if not raw:
+        return 0
+    parts = raw.get("parts", [])
+    told = [part.get("content", part.get("args", "")) for part in parts]
+    return len(orjson.dumps(told))
