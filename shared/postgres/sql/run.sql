@@ -6,7 +6,7 @@ with head as (
     from turns t
     where t.id = $1
         and t.status in ({sources:claim})
-        and t.expires_at > now()
+        and (t.expires_at > now() or t.started_at is not null)
         and not exists (
             select 1
             from turns earlier
@@ -60,7 +60,7 @@ select
     t.max_running,
     t.accept_seq,
     t.status in ({sources:claim}) as waits,
-    t.expires_at <= now() as too_late,
+    t.expires_at <= now() and t.started_at is null as too_late,
     head.id as head_id,
     head.accept_seq as head_seq,
     array(

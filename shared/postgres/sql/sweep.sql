@@ -23,7 +23,7 @@ from turns t
 where t.status in ({sources:claim})
     and t.accept_seq > $1
     and t.updated_at < now() - make_interval(secs => $3)
-    and t.expires_at > now()
+    and (t.expires_at > now() or t.started_at is not null)
     and not exists (
         select 1
         from turns earlier
@@ -49,7 +49,7 @@ limit $2;
 select t.id
 from turns t
 where t.status in ({sources:claim})
-    and t.expires_at > now()
+    and (t.expires_at > now() or t.started_at is not null)
     and not exists (
         select 1
         from turns earlier
@@ -81,7 +81,7 @@ set status = {target:expire},
 from (
     select d.id
     from turns d
-    where d.status in ({sources:expire}) and d.expires_at <= now()
+    where d.status in ({sources:expire}) and d.expires_at <= now() and d.started_at is null
     order by d.expires_at
     limit $1
     for update skip locked
