@@ -215,8 +215,9 @@ class EventWriter:
                 repaired = await self._repair()
             except (RedisUnavailable, RedisReplyError, PostgresUnavailable):
                 repaired = False
+            # Also after a success: a log that is lost again at once (Redis is full) must not spin.
+            await asyncio.sleep(_RETRY_PAUSE_S)
             if not repaired:
-                await asyncio.sleep(_RETRY_PAUSE_S)
                 self._wake_repair.set()
 
     async def _repair(self) -> bool:
