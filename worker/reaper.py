@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 MOST_PER_PASS: Final = 200
 LAPSED_INTERVAL_S: Final = 1.0
 _SUSPECTED_TWICE: Final = 2
+_STANDSTILL: Final = 0.25
+"""Part of a lease by which a pass may be late before lapsed leases prove nothing."""
 
 
 class Reaper:
@@ -61,13 +63,25 @@ class Reaper:
     async def run(self) -> None:
         """Reaps until cancelled."""
         while True:
+            slept_at = time.monotonic()
             await asyncio.sleep(self._interval_s)
+            self._check_pace(slept_at + self._interval_s)
             try:
                 await self.reap(await self._find_gone_workers())
             except PostgresUnavailable as error:
-                # Nobody could renew a lease either: give everyone one lease of time afterwards.
-                self._trust_leases_at = time.monotonic() + self._lease_s
+                self._distrust_leases()
                 log.warning("reaper.paused", error=str(error))
+
+    def _check_pace(self, due_at: float) -> bool:
+        """Whether what was due at `due_at` came late: this host, or Postgres, stood still."""
+        is_late = time.monotonic() - due_at > self._lease_s * _STANDSTILL
+        if is_late:
+            self._distrust_leases()
+        return is_late
+
+    def _distrust_leases(self) -> None:
+        # Nobody could renew a lease either: give everyone one lease of time afterwards.
+        self._trust_leases_at = time.monotonic() + self._lease_s
 
     async def _find_gone_workers(self) -> list[str]:
         """Workers whose subscription was missing twice in a row, while our own was seen."""
@@ -90,21 +104,31 @@ class Reaper:
         if look_at_leases:
             self._lapsed_due_at = now + LAPSED_INTERVAL_S
         rows = await self._database.fetch_many("list_lost_turns", gone, MOST_PER_PASS)
-        taken = 0
+        if self._check_pace(now):
+            look_at_leases = False
+        taken: list[Turn] = []
         for row in rows:
             if row["lapsed"] and row["worker_id"] not in gone and not look_at_leases:
                 continue
-            taken += await self._take(row["id"], row["attempt"], gone, lapsed=row["lapsed"])
+            turn = await self._take(row["id"], row["attempt"], gone, lapsed=row["lapsed"])
+            if turn is not None:
+                taken.append(turn)
+        # Only now, and all at once: should Redis hang, no takeover waits for another's news.
+        async with asyncio.TaskGroup() as group:
+            for turn in taken:
+                group.create_task(self._tell(turn))
         if gone and len(rows) < MOST_PER_PASS:
             await self._forget(gone)
-        return taken
+        return len(taken)
 
-    async def _take(self, turn_id: object, attempt: int, gone: list[str], *, lapsed: bool) -> int:
+    async def _take(
+        self, turn_id: object, attempt: int, gone: list[str], *, lapsed: bool
+    ) -> Turn | None:
         row = await self._database.fetch_one(
             "reap_turn", turn_id, attempt, self._crash_budget, gone
         )
         if row is None:
-            return 0
+            return None
         turn = turn_from_row(row)
         cause = "lease_lapsed" if lapsed else "worker_gone"
         self._metrics.takeovers.labels(cause=cause).inc()
@@ -115,11 +139,13 @@ class Reaper:
             cause=cause,
             status=turn.status,
         )
+        return turn
+
+    async def _tell(self, turn: Turn) -> None:
         if turn.is_terminal:
             await self._turns.publish_end(turn)
         else:
             await self._wait_again(turn)
-        return 1
 
     async def _wait_again(self, turn: Turn) -> None:
         try:
