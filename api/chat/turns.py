@@ -31,6 +31,7 @@ from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
 from api.validation import path_uuid, read_query
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
+from shared.redis.connection import RedisReplyError
 from shared.service.cursor import decode_cursor, encode_cursor
 from shared.service.turns import TurnService
 from shared.turn.events import START, Cursor
@@ -237,7 +238,7 @@ async def _check_servable(request: Request, turn: Turn, after: Cursor) -> None:
         return
     try:
         is_kept = await request.app.state.event_log.holds(turn.id, after)
-    except RedisUnavailable:
+    except (RedisUnavailable, RedisReplyError):
         is_kept = False
     if not is_kept:
         raise CursorExpired(str(turn.id))

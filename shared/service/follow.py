@@ -19,6 +19,7 @@ import structlog
 from shared.errors import PostgresUnavailable, RedisUnavailable, TurnNotFound
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
+from shared.redis.connection import RedisReplyError
 from shared.redis.event_log import EventLog, parse_message
 from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber, Subscription
@@ -259,7 +260,7 @@ class Follower:
         self._from_log = False
         try:
             batches = await self._hub.event_log.read(self.turn.id, self.cursor)
-        except RedisUnavailable:
+        except (RedisUnavailable, RedisReplyError):
             batches = []
             self._from_log = True
         if batches:
@@ -285,7 +286,7 @@ class Follower:
         try:
             if not await self._hub.event_log.holds(self.turn.id, START):
                 return False
-        except RedisUnavailable:
+        except (RedisUnavailable, RedisReplyError):
             return False
         self._subscription = await self._hub.subscribe(self)
         self._look_again()
@@ -330,7 +331,10 @@ class Follower:
                 if self._skip_to_end:
                     return [EventBatch(batch.attempt, batch.last.seq, batch.payloads[-1:])]
                 return batches[: index + 1]
-        return [] if self._skip_to_end else batches
+        if batches and self._skip_to_end:
+            self._heard.set()  # the end may stand on the next page
+            return []
+        return batches
 
     def _drop_live(self) -> None:
         self._live.clear()

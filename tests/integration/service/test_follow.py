@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import pytest
 
 from shared.redis.connection import RedisConnection
+from shared.redis.event_log import READ_PAGE
 from shared.service.follow import Follower
 from shared.turn.events import Cursor, MessageDelta, encode_event
-from shared.turn.model import Turn
+from shared.turn.model import Principal, Turn
 from tests.fixtures.system import Api, MakeTurn, places
 from tests.fixtures.waiting import wait_until
 
@@ -121,3 +122,23 @@ async def test_an_interrupt_makes_a_read_return(stage: Stage) -> None:
     stage.api.hub.drain()
     async with asyncio.timeout(1):
         assert await reading == []
+
+
+async def test_a_log_that_redis_refuses_to_read_is_told_from_postgres(
+    stage: Stage, principal: Principal
+) -> None:
+    turn, api = stage.turn, stage.api
+    await api.connection.call("SET", api.keys.log(turn.id), "no log", "EX", 60)
+    assert await stage.follower.read(0.1) == []
+    await api.turns.cancel(principal, turn.id)
+    assert await stage.read(1, timeout_s=8) == [Cursor(1, 1)]
+    assert stage.follower.is_done.is_set()
+
+
+async def test_a_reader_told_to_skip_to_the_end_does_not_rest_at_every_page(stage: Stage) -> None:
+    await stage.say(opens=True)
+    for _ in range(3 * READ_PAGE):
+        await stage.say()
+    await stage.say(ends=True)
+    stage.follower.skip_to_end()
+    assert await stage.read(1, timeout_s=0.9) == [Cursor(1, 3 * READ_PAGE + 2)]
