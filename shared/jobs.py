@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 PURGE_IDEMPOTENCY_KEYS: Final = "purge_idempotency_keys"
+_LAST_MS: Final = 253_402_300_799_999  # of the year 9999, where `datetime` ends
 JOB_NAMES: Final = frozenset({PURGE_IDEMPOTENCY_KEYS})
 
 
@@ -18,10 +19,16 @@ def serialize_job(job: dict[str, Any]) -> bytes:
 def deserialize_job(data: bytes) -> dict[str, Any]:
     """Inverse of `serialize_job`.
 
+    A type that arq does not expect would end the worker, and each that meets the job after it.
+
     Raises:
         ValueError: not a job as arq writes it.
     """
-    job = orjson.loads(data)
-    if not isinstance(job, dict) or not {"f", "a", "k"} <= job.keys():
-        raise ValueError("not a job")
-    return job
+    job: dict[str, Any] = orjson.loads(data)
+    match job:
+        case {"f": str(), "a": list(), "k": dict(), "t": int() | None, "et": int(enqueued_ms)} if (
+            0 <= enqueued_ms <= _LAST_MS
+        ):
+            return job
+        case _:
+            raise ValueError("not a job")

@@ -1,0 +1,63 @@
+"""Background jobs and turns share a process: what is wrong with a job harms no turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+
+from shared.jobs import PURGE_IDEMPOTENCY_KEYS
+from shared.redis.connection import RedisConnection
+from shared.turn.state import TurnStatus
+from tests.fixtures.system import Api, MakeTurn, StartWorker
+from tests.fixtures.waiting import wait_until
+
+JOB: dict[str, Any] = {"f": PURGE_IDEMPOTENCY_KEYS, "a": [], "k": {}, "t": None, "et": 1}
+
+
+@pytest.fixture
+async def job_id(redis: RedisConnection, redis_prefix: str) -> AsyncIterator[str]:
+    yield f"{redis_prefix}-job"
+    for kind in ("job", "retry", "in-progress", "result"):
+        await redis.call("DEL", f"arq:{kind}:{redis_prefix}-job")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"f": ["a list"]},
+        {"f": "nobody knows it"},
+        {"a": 5},
+        {"k": {"unexpected": 1}},
+        {"t": "once"},
+        {"et": "soon"},
+        {"et": 10**18},
+        {"et": None},
+    ],
+    ids=str,
+)
+async def test_a_wrong_job_ends_alone(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    redis: RedisConnection,
+    job_id: str,
+    wrong: dict[str, Any],
+) -> None:
+    await redis.call("SET", f"arq:job:{job_id}", orjson.dumps({**JOB, **wrong}), "EX", 60)
+    await redis.call("ZADD", api.keys.jobs, int(time.time() * 1000), job_id)
+    worker = await start_worker()
+
+    async def is_gone() -> bool:
+        return not await redis.call("EXISTS", api.keys.jobs)
+
+    await wait_until(is_gone, "the job is over")
+    await wait_until(lambda: worker.worker.jobs_failed == 1, "it has failed")
+    await wait_until(lambda: not worker.worker.tasks, "arq has looked at how it ended")
+    ended = await api.end_of(await api.submit(make_turn()))
+    assert ended.status is TurnStatus.COMPLETED
+    assert not worker.main.done()
+    await worker.drain()
