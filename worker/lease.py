@@ -8,6 +8,7 @@ the worker is announced in Redis.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import asyncpg
 import structlog
@@ -20,6 +21,8 @@ from shared.redis.subscriber import Subscriber
 from worker.held_turns import HeldTurns, StopReason
 
 log = structlog.get_logger(__name__)
+
+UNANNOUNCED_RETRY_S: Final = 0.05
 
 
 class Heartbeat:
@@ -65,17 +68,21 @@ class Heartbeat:
 
     async def _run_announcements(self) -> None:
         while True:
-            await self._announce()
-            await asyncio.sleep(self._interval_s)
+            is_announced = await self._announce()
+            # Whoever dies unannounced is missed only when its leases lapse.
+            pause_s = self._interval_s if is_announced else UNANNOUNCED_RETRY_S
+            await asyncio.sleep(min(pause_s, self._interval_s))
 
-    async def _announce(self) -> None:
+    async def _announce(self) -> bool:
         # Who is announced without a control subscription is taken for dead.
         if not self._subscriber.is_connected:
-            return
+            return False
         try:
             await self._control.announce_worker(self._worker_id)
         except (RedisUnavailable, RedisReplyError) as error:
             log.debug("worker.unannounced", error=str(error))
+            return False
+        return True
 
     async def _renew(self) -> None:
         asked = [held for held in self._held.all() if not held.is_ending]
