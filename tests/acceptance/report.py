@@ -33,8 +33,8 @@ from tests.acceptance.product import ROOT, Product
 
 REPORTS = ROOT / "docs" / "reports"
 NOT_MEASURED = (
-    "`make run` in a clean clone and the local model's first tokens: the report cannot install what "
-    "it runs from.",
+    "`make run` in a clean clone and the local model's first tokens: a report cannot install what it "
+    "runs from.",
     "Real providers: every model here is `scripted`, but for two that are mute or refuse.",
     "More than one machine, network delay and packet loss: all processes share one host and speak "
     "over loopback and unix sockets. A *host* that vanishes is measured only as a frozen process.",
@@ -202,8 +202,8 @@ ROWS = (
         "accepts go on (202); streams complete without a gap",
         lambda p: promises.restart_redis(p, away_s=5.0),
         lambda f: (
-            f"{f.accepted_meanwhile} accepts meanwhile, the slowest {f.slowest_accept_s * 1000:.0f} "
-            f"ms; {f.streams} streams complete ({f.snapshots} by a snapshot), longest silence "
+            f"{f.accepted_meanwhile} accepts meanwhile, the slowest took {_ms(f.slowest_accept_s)}; "
+            f"{f.streams} streams complete ({f.snapshots} by a snapshot), longest silence "
             f"{f.silence_s:.2f} s; every turn completed in its first attempt"
         ),
     ),
@@ -316,8 +316,8 @@ def write_report(results: list[Result], arguments: list[str], load_before: float
         f"# Turn engine: figures of {now:%Y-%m-%d}",
         "",
         "One API and two worker processes, embedded Postgres (fsync on) and Valkey, production",
-        "settings except a drain grace of 4 s, as `make run` has it. The client that measures, with",
-        "all its readers, runs on the same machine. Times are the client's monotonic clock,",
+        "settings except a drain grace of 4 s, as `make run` has it. The client that measures and",
+        "all its readers run on the same machine. Times are the client's monotonic clock,",
         "percentiles by nearest rank. `tests/acceptance` asserts the same promises, smaller.",
         "",
         "| what | asked | measured |",

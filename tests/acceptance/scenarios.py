@@ -298,7 +298,8 @@ async def freeze_holder(product: Product, *, lease_s: float, heartbeat_s: float)
     # Twice a lease and more: still being streamed when the frozen worker comes back.
     deltas = int(lease_s * 100) + 300
     clocks = {"TURNKEEP_LEASE_S": str(lease_s), "TURNKEEP_HEARTBEAT_S": str(heartbeat_s)}
-    async with product.other_workers(1, **clocks) as (frozen,):
+    async with product.other_workers(2, **clocks) as (frozen, other):
+        other.send(signal.SIGSTOP)  # for a moment, so that both turns are the first worker's
         streaming = await submit(client, {"deltas": deltas, "intervalMs": 10})
         ending = await submit(
             client, {"deltas": 3, "intervalMs": 1, "hangAfter": 3, "hangMs": lease_s * 600}
@@ -309,8 +310,7 @@ async def freeze_holder(product: Product, *, lease_s: float, heartbeat_s: float)
         ):
             await stream.until("message.delta")
             await other_stream.until("message.delta")
-            other = product.start_worker(**clocks)
-            await other.ready()
+            other.send(signal.SIGCONT)
             stopped_at = frozen.send(signal.SIGSTOP)
             again = await stream.until("turn.started")
             assert again.json["attempt"] == 2
@@ -329,7 +329,6 @@ async def freeze_holder(product: Product, *, lease_s: float, heartbeat_s: float)
         refused_writes = int(await frozen.count(FENCED))
         refused_commits = int(await frozen.count(FENCED_COMMITS))
         assert refused_writes > 0
-        await product.let_go(other)
     await product.be_whole()
     return Frozen(lease_s, again.at - stopped_at, refused_writes, refused_commits, 2, 2)
 
