@@ -7,6 +7,7 @@ writes nothing at all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -148,10 +149,14 @@ class TurnRunner:
         total_deadline = began + settings.turn_timeout_s
         moved_at = -1.0
         try:
-            async with asyncio.timeout_at(
-                min(began + settings.first_token_timeout_s, total_deadline)
-            ) as deadline:
-                async for event in run.events():
+            async with (
+                asyncio.timeout_at(
+                    min(began + settings.first_token_timeout_s, total_deadline)
+                ) as deadline,
+                # Closed here and by this task, also when an event is one too many for the log.
+                contextlib.aclosing(run.events()) as events,
+            ):
+                async for event in events:
                     turn_log.append(_storable_event(event))
                     now = loop.time()
                     if moved_at < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -95,7 +95,7 @@ class _AgentRun:
         self._text: list[str] = []
         self._reasoning: list[str] = []
 
-    async def events(self) -> AsyncIterator[EngineEvent]:
+    async def events(self) -> AsyncGenerator[EngineEvent, None]:
         request = self._request
         model = await self._models.model(request.model_id)
         agent = self._agent(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -50,7 +50,7 @@ class EngineResult:
 class EngineRun(Protocol):
     """One attempt under way."""
 
-    def events(self) -> AsyncIterator[EngineEvent]:
+    def events(self) -> AsyncGenerator[EngineEvent, None]:
         """Events in order. Cancelling the consumer closes the model's HTTP stream.
 
         Raises:

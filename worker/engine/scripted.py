@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from typing import Any, Final
@@ -52,7 +52,7 @@ class _ScriptedRun:
         self._ended = False
         self._started_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
-    async def events(self) -> AsyncIterator[EngineEvent]:
+    async def events(self) -> AsyncGenerator[EngineEvent, None]:
         script = self._script
         try:
             if script.start_delay_ms:
