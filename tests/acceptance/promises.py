@@ -36,6 +36,7 @@ from tests.acceptance.talk import (
 )
 from tests.fixtures.waiting import wait_until
 
+MODEL: Final = "openai-chat:any"
 UNKNOWN: Final = "01900000-0000-7000-8000-00000000dead"
 
 
@@ -105,13 +106,14 @@ async def fail_providers(product: Product) -> Failures:
             settings = {
                 "TURNKEEP_OPENAI_CHAT_BASE_URL": f"http://127.0.0.1:{port}/v1",
                 "TURNKEEP_OPENAI_CHAT_API_KEY": "none",
+                "TURNKEEP_DEFAULT_MODEL": MODEL,  # imported before the worker is ready
                 "TURNKEEP_FIRST_TOKEN_TIMEOUT_S": "4",
             }
             async with product.other_workers(1, **settings):
                 api = product.start_api(settings)
                 await api.ready()
                 client = Client(api.port, product.api_key)
-                turn = await submit(client, {}, modelId="openai-chat:any")
+                turn = await submit(client, {}, modelId=MODEL)
                 frames = await read_frames(client, turn["id"])
                 assert frames[-1].json["status"] == "failed"
                 codes[name] = frames[-1].json["error"]["code"]

@@ -33,8 +33,8 @@ from tests.acceptance.product import ROOT, Product
 
 REPORTS = ROOT / "docs" / "reports"
 NOT_MEASURED = (
-    "`make run` in a clean clone and the local model's first tokens: a report cannot install what it "
-    "runs from.",
+    "`make run` in a clean clone and the local model's first tokens: a report cannot install what "
+    "it runs from.",
     "Real providers: every model here is `scripted`, but for two that are mute or refuse.",
     "More than one machine, network delay and packet loss: all processes share one host and speak "
     "over loopback and unix sockets. A *host* that vanishes is measured only as a frozen process.",

@@ -166,8 +166,13 @@ async def run_one_line(product: Product, *, turns: int) -> Order:
     overlaps = sum(gap < 0 for gap in gaps)
     inversions = sum(after[0] < first[0] for first, after in pairwise(spans))
     assert (overlaps, inversions) == (0, 0)
-    after = [await _ended_count(worker) for worker in product.workers]
-    per_worker = [int(now - then) for now, then in zip(after, before, strict=True)]
+
+    async def counted() -> list[int] | None:
+        after = [await _ended_count(worker) for worker in product.workers]
+        counts = [int(now - then) for now, then in zip(after, before, strict=True)]
+        return counts if sum(counts) >= turns else None
+
+    per_worker = await wait_until(counted, "the workers have counted their turns")
     assert sum(per_worker) == turns
     return Order(turns, overlaps, inversions, per_worker, Times.of(gaps))
 
