@@ -17,11 +17,14 @@ from shared.postgres.pool import Database
 MAX_BATCH: Final = 64
 _LANES: Final = 2
 """Batches in flight at once: one commits while the other is being sent."""
+MAX_WAIT_S: Final = 5.0
+"""What has waited longer for its batch is refused: Postgres is away, or far behind."""
 
 
 class _Run(NamedTuple):
     args: tuple[Any, ...]
     contended: UUID
+    asked_at: float
     future: asyncio.Future[asyncpg.Record | None]
 
 
@@ -46,11 +49,13 @@ class GroupCommit:
         of different batches write: all batches lock threads in the same order, so none deadlocks.
 
         Raises:
-            PostgresUnavailable: the outcome of the commit is unknown, or it did not happen.
+            PostgresUnavailable: the outcome of the commit is unknown, or it did not happen, or the
+                run waited `MAX_WAIT_S` for its batch.
             asyncpg.PostgresError: this run broke a constraint.
         """
-        future: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
-        self._gathering.append(_Run(args, contended, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[asyncpg.Record | None] = loop.create_future()
+        self._gathering.append(_Run(args, contended, loop.time(), future))
         if len(self._flushes) < _LANES:
             self._start_flush()
         return await future
@@ -68,6 +73,7 @@ class GroupCommit:
             task.result()  # a defect in _flush must be loud
 
     async def _flush(self) -> None:
+        self._refuse_late()
         batch, self._gathering = self._gathering[:MAX_BATCH], self._gathering[MAX_BATCH:]
         if not batch:
             return
@@ -78,12 +84,19 @@ class GroupCommit:
             for run in batch:
                 _fail(run.future, asyncio.CancelledError())
 
+    def _refuse_late(self) -> None:
+        oldest = asyncio.get_running_loop().time() - MAX_WAIT_S
+        late = [run for run in self._gathering if run.asked_at < oldest]
+        self._gathering = self._gathering[len(late) :]
+        error = PostgresUnavailable("Postgres does not keep up: the write was not sent")
+        for run in late:
+            _fail(run.future, error)
+
     async def _run_together(self, batch: list[_Run]) -> None:
         try:
             rows = await self._database.fetch_each(self._query, [run.args for run in batch])
         except asyncpg.PostgresError:
-            for run in batch:
-                await self._run_alone(run)
+            await self._run_one_by_one(batch)
         except PostgresUnavailable as error:
             for run in batch:
                 _fail(run.future, error)
@@ -92,13 +105,18 @@ class GroupCommit:
             for run in batch:
                 _answer(run.future, found.get(run.args[0]))
 
-    async def _run_alone(self, run: _Run) -> None:
-        try:
-            row = await self._database.fetch_one(self._query, *run.args)
-        except (asyncpg.PostgresError, PostgresUnavailable) as error:
-            _fail(run.future, error)
-        else:
-            _answer(run.future, row)
+    async def _run_one_by_one(self, batch: list[_Run]) -> None:
+        for index, run in enumerate(batch):
+            try:
+                row = await self._database.fetch_one(self._query, *run.args)
+            except asyncpg.PostgresError as error:
+                _fail(run.future, error)
+            except PostgresUnavailable as error:
+                for rest in batch[index:]:
+                    _fail(rest.future, error)
+                return
+            else:
+                _answer(run.future, row)
 
 
 def _answer(future: asyncio.Future[asyncpg.Record | None], row: asyncpg.Record | None) -> None:

@@ -1,0 +1,76 @@
+"""Batches under way are few: who waits behind them is refused in time, never forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any, cast
+
+import asyncpg
+import pytest
+
+from shared.errors import PostgresUnavailable
+from shared.postgres import group_commit
+from shared.postgres.group_commit import GroupCommit
+from shared.postgres.pool import Database
+
+
+class SlowDatabase:
+    def __init__(self, answer_s: float) -> None:
+        self.answer_s = answer_s
+        self.sent = 0
+
+    async def fetch_each(self, name: str, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        self.sent += len(rows)
+        await asyncio.sleep(self.answer_s)
+        return [{"id": row[0]} for row in rows]
+
+
+async def outcomes(database: SlowDatabase, count: int) -> list[bool]:
+    """Whether each of `count` runs, asked for at once, was carried out."""
+    commits = GroupCommit(cast("Database", database), "accept_turn")
+
+    async def run(number: int) -> bool:
+        try:
+            row = await commits.run(number, contended=uuid.UUID(int=number))
+        except PostgresUnavailable:
+            return False
+        assert row is not None
+        assert row["id"] == number
+        return True
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(number)) for number in range(count)]
+    return [task.result() for task in tasks]
+
+
+async def test_everybody_behind_a_postgres_that_keeps_up_is_served() -> None:
+    database = SlowDatabase(0.001)
+    assert await outcomes(database, 1000) == [True] * 1000
+
+
+async def test_who_waits_too_long_is_refused_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "MAX_WAIT_S", 0.05)
+    database = SlowDatabase(0.1)
+    served = await outcomes(database, 1000)
+    assert served == [True] * database.sent + [False] * (1000 - database.sent)
+    assert 0 < database.sent <= 4 * group_commit.MAX_BATCH
+
+
+class BrokenDatabase:
+    calls = 0
+
+    async def fetch_each(self, name: str, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        raise asyncpg.UniqueViolationError
+
+    async def fetch_one(self, name: str, *args: Any) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls == 2:
+            raise PostgresUnavailable
+        return {"id": args[0]}
+
+
+async def test_nobody_waits_for_postgres_once_per_run_of_a_broken_batch() -> None:
+    database = BrokenDatabase()
+    assert await outcomes(cast("SlowDatabase", database), 20) == [True] + [False] * 19
+    assert database.calls == 2
