@@ -1,0 +1,1 @@
+"""Load against whole processes on loopback. Figures are ratios within one run, never asserted."""
