@@ -166,8 +166,8 @@ ROWS = (
         "0 failed turns",
         lambda p: scenarios.roll_workers(p, lines=24, long_deltas=1000, drain_s=4.0),
         lambda f: (
-            f"{f.turns} turns, {f.failed} failed, {f.handed_over} handed over; last event before → "
-            f"first after: {f.hand_over or 'none seen by a reader'}; drains "
+            f"{f.turns} turns, {f.failed} failed, {f.handed_over} changed hands; last event before "
+            f"→ first after: {f.hand_over or 'none seen by a reader'}; drains "
             + ", ".join(f"{s:.1f} s" for s in f.drains_s)
         ),
     ),
@@ -177,8 +177,9 @@ ROWS = (
         "≤ 60 MB idle",
         scenarios.watch_idle_api,
         lambda f: (
-            f"{f.fresh_rss_mib:.1f} MiB fresh, {f.used_rss_mib:.1f} MiB after 10 turns; no model "
-            f"library among its {f.modules} imports"
+            f"{f.fresh_rss_mib * 1.048576:.1f} MB fresh, {f.used_rss_mib * 1.048576:.1f} MB after "
+            f"10 turns, {f.dev_rss_mib * 1.048576:.1f} MB where the developer's tools bring rich; "
+            f"no model library among its {f.modules} imports"
         ),
         lambda f: f.fresh_rss_mib * 2**20 <= 60e6,
     ),
@@ -202,7 +203,7 @@ ROWS = (
         "accepts go on (202); streams complete without a gap",
         lambda p: promises.restart_redis(p, away_s=5.0),
         lambda f: (
-            f"{f.accepted_meanwhile} accepts meanwhile, the slowest took {_ms(f.slowest_accept_s)}; "
+            f"{f.accepted_meanwhile} accepts meanwhile, slowest {_ms(f.slowest_accept_s)}; "
             f"{f.streams} streams complete ({f.snapshots} by a snapshot), longest silence "
             f"{f.silence_s:.2f} s; every turn completed in its first attempt"
         ),

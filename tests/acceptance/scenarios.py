@@ -619,6 +619,8 @@ def _hand_over_gaps(frames: list[Frame]) -> list[float]:
 @dataclass(frozen=True, slots=True)
 class Idle:
     fresh_rss_mib: float
+    dev_rss_mib: float
+    """The same with the developer's tools installed: structlog imports rich where it finds it."""
     used_rss_mib: float
     modules: int
 
@@ -627,9 +629,15 @@ async def watch_idle_api(product: Product, *, turns: int = 10) -> Idle:
     """Memory of a fresh API process, and what it has imported once it has been used."""
     api = product.start_api()
     await api.ready()
+    dev = psutil.Process(api.pid).memory_info().rss
+    await product.let_go(api)
+    absent = product.directory / "absent"
+    absent.mkdir(exist_ok=True)
+    (absent / "rich.py").write_text('raise ImportError("not part of an installation")\n')
+    api = product.start_api({"PYTHONPATH": str(absent)})
+    await api.ready()
     fresh = psutil.Process(api.pid).memory_info().rss
-    client = Client(api.port, product.api_key)
-    await _use(client, turns)
+    await _use(Client(api.port, product.api_key), turns)
     used = psutil.Process(api.pid).memory_info().rss
     await product.let_go(api)
 
@@ -642,7 +650,7 @@ async def watch_idle_api(product: Product, *, turns: int = 10) -> Idle:
     assert "api.app" in modules
     roots = {module.partition(".")[0] for module in modules}
     assert not roots & {"pydantic_ai", "pydantic_graph", "openai", "anthropic", "google", "worker"}
-    return Idle(fresh / 2**20, used / 2**20, len(modules))
+    return Idle(fresh / 2**20, dev / 2**20, used / 2**20, len(modules))
 
 
 async def _use(client: Client, turns: int) -> None:
