@@ -372,6 +372,27 @@ async def test_a_zombie_is_refused_by_postgres(
     await settled(healthy)
 
 
+async def test_a_zombie_does_not_write_its_log_again_after_a_flush(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_redis: Any,
+) -> None:
+    zombie, _ = await make_zombie(start_worker, monkeypatch)
+    turn = await api.submit(make_turn(deltas=400, intervalMs=10, hangAfter=2, hangMs=400))
+    await wait_until(lambda: has_said(api, turn, 3), "the zombie streams")
+    held = zombie.parts.held.get(turn.id)
+    # Taken from it, and nobody else has said anything yet that could fence it.
+    row = await api.database.fetch_one("reap_turn", turn.id, 1, 3, [zombie.parts.worker_id])
+    assert row is not None
+    await flush_redis()
+    assert held is not None
+    await wait_until(lambda: held.stop_reason, "the zombie learns that it is one", 3.0)
+    assert held.stop_reason == "fenced"
+    assert not [b for b in await api.event_log.read(turn.id, START) if b.attempt == 1]
+
+
 # -- workers leave
 
 
