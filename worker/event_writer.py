@@ -120,8 +120,9 @@ class EventWriter:
         self._database = database
         self._metrics = metrics
         self._on_generation_lost = on_generation_lost
-        self._dirty: dict[UUID, TurnLog] = {}
-        self._lost: dict[UUID, TurnLog] = {}
+        # By log, not by turn: an old attempt and a new one of a turn may be here side by side.
+        self._dirty: dict[TurnLog, None] = {}
+        self._lost: dict[TurnLog, None] = {}
         self._wake = asyncio.Event()
         self._wake_repair = asyncio.Event()
 
@@ -134,17 +135,16 @@ class EventWriter:
     def mark(self, turn_log: TurnLog) -> None:
         """Notes that `turn_log` has something to write."""
         if turn_log.lost:
-            self._lost[turn_log.turn_id] = turn_log
+            self._lost[turn_log] = None
             self._wake_repair.set()
         else:
-            self._dirty[turn_log.turn_id] = turn_log
+            self._dirty[turn_log] = None
             self._wake.set()
 
     def forget(self, turn_log: TurnLog) -> None:
         """Drops what is unwritten: the attempt is over or fenced."""
-        for table in (self._dirty, self._lost):
-            if table.get(turn_log.turn_id) is turn_log:
-                del table[turn_log.turn_id]
+        self._dirty.pop(turn_log, None)
+        self._lost.pop(turn_log, None)
         turn_log.flushed.set()
 
     async def run(self) -> None:
@@ -157,7 +157,7 @@ class EventWriter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._dirty = list(self._dirty.values()), {}
+            batch, self._dirty = list(self._dirty), {}
             async with asyncio.TaskGroup() as group:
                 for turn_log in batch:
                     group.create_task(self._flush(turn_log))
@@ -225,13 +225,13 @@ class EventWriter:
         if generation is None:
             self._on_generation_lost()
             return False
-        lost = list(self._lost.values())
+        lost = list(self._lost)
         rows = await self._database.fetch_many(
             "validate_attempts", [t.turn_id for t in lost], [t.attempt for t in lost]
         )
         valid = {row["id"] for row in rows}
         for turn_log in lost:
-            self._lost.pop(turn_log.turn_id, None)
+            self._lost.pop(turn_log, None)
             # An ended turn's last event is still owed to its readers; nobody else can hold it.
             if turn_log.turn_id in valid or turn_log.final:
                 turn_log.generation = generation

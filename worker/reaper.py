@@ -21,6 +21,7 @@ from shared.redis.control import Control
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.turns import TurnService
 from shared.turn.model import Turn
+from shared.turn.state import TurnStatus
 
 log = structlog.get_logger(__name__)
 
@@ -106,17 +107,17 @@ class Reaper:
         rows = await self._database.fetch_many("list_lost_turns", gone, MOST_PER_PASS)
         if self._check_pace(now):
             look_at_leases = False
-        taken: list[Turn] = []
+        taken: list[tuple[Turn, int]] = []
         for row in rows:
             if row["lapsed"] and row["worker_id"] not in gone and not look_at_leases:
                 continue
             turn = await self._take(row["id"], row["attempt"], gone, lapsed=row["lapsed"])
             if turn is not None:
-                taken.append(turn)
+                taken.append((turn, row["attempt"]))
         # Only now, and all at once: should Redis hang, no takeover waits for another's news.
         async with asyncio.TaskGroup() as group:
-            for turn in taken:
-                group.create_task(self._tell(turn))
+            for turn, attempt in taken:
+                group.create_task(self._tell(turn, attempt))
         if gone and len(rows) < MOST_PER_PASS:
             await self._forget(gone)
         return len(taken)
@@ -141,7 +142,9 @@ class Reaper:
         )
         return turn
 
-    async def _tell(self, turn: Turn) -> None:
+    async def _tell(self, turn: Turn, attempt: int) -> None:
+        if turn.status is TurnStatus.CANCELLED:
+            turn = await self._turns.keep_partial_text(turn, attempt)
         if turn.is_terminal:
             await self._turns.publish_end(turn)
         else:

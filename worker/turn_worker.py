@@ -73,6 +73,7 @@ class TurnWorker(Worker):
         self._parts = parts
         self._held = parts.held
         self._turn_tasks: set[asyncio.Task[None]] = set()
+        self._claims_unsure = False
         self._draining = asyncio.Event()
         self._leave_now = asyncio.Event()
         self._wake = RedisConnection(
@@ -131,6 +132,8 @@ class TurnWorker(Worker):
             await self._wait_for_slot()
             return
         try:
+            if self._claims_unsure:
+                await self._release_unheld()
             ready = await self._parts.dispatch.take_ready(min(free, CLAIM_BATCH))
             if ready is None:
                 self._parts.sweeper.request_rebuild()
@@ -180,8 +183,11 @@ class TurnWorker(Worker):
         parts = self._parts
         # Sorted, so that two workers that meet on the same keys lock them in the same order.
         runs = [(turn_id, parts.worker_id, parts.settings.lease_s) for turn_id in sorted(turn_ids)]
+        # Until the reply is here, Postgres may hold claims in our name that nobody runs.
+        self._claims_unsure = True
         try:
             rows = await parts.database.fetch_each("claim_turn", runs)
+            self._claims_unsure = False
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
             rows = await self._claim_one_by_one(runs)
         for row in rows:
@@ -200,8 +206,20 @@ class TurnWorker(Worker):
             except PostgresUnavailable as error:
                 # What was claimed so far is leased to us and must run.
                 log.warning("worker.postgres_away", error=str(error))
-                break
+                return rows
+        self._claims_unsure = False
         return rows
+
+    async def _release_unheld(self) -> None:
+        """Gives back what a claim with a lost reply has made ours. Nothing claims meanwhile."""
+        held = [held.turn.id for held in self._held.all()]
+        rows = await self._parts.database.fetch_many(
+            "release_unheld_turns", self._parts.worker_id, held
+        )
+        self._claims_unsure = False
+        for row in rows:
+            log.warning("turn.released_unheld", turn_id=str(row["id"]))
+            await self._return_to_line(row)
 
     async def _settle_refused(self, turn_ids: set[UUID]) -> None:
         """Tells Redis why Postgres refused: it has forgotten who runs, or who is first."""
@@ -225,6 +243,8 @@ class TurnWorker(Worker):
         if self._draining.is_set():
             return
         try:
+            if self._claims_unsure:
+                await self._release_unheld()
             rows = await self._parts.database.fetch_many(
                 "list_claimable_heads", min(free, CLAIM_BATCH)
             )
@@ -270,8 +290,8 @@ class TurnWorker(Worker):
         except PostgresUnavailable as error:
             log.warning("worker.not_handed_back", turns=len(self._held), error=str(error))
             return  # still announced: our silence tells the others to take over
-        if any(held.is_ending for held in self._held.all()):
-            return  # the same: these could not be committed in time
+        if self._claims_unsure or any(held.is_ending for held in self._held.all()):
+            return  # the same: what is left here must be taken over
         try:
             await self._parts.control.forget_workers([self._parts.worker_id])
         except (RedisUnavailable, RedisReplyError) as error:
@@ -323,9 +343,19 @@ class TurnWorker(Worker):
                 await super()._poll_iteration()
             except (RedisError, OSError) as error:
                 log.warning("jobs.redis_away", error=str(error))
+                self._forget_lost_jobs()
             if task is not None and task.cancelling():
                 return
             await asyncio.sleep(JOBS_INTERVAL_S)
+
+    def _forget_lost_jobs(self) -> None:
+        """Frees the places of jobs that were taken and not begun.
+
+        Trap: a Redis error between the two leaks arq's semaphore, one job's place each time.
+        """
+        if not self.tasks:
+            self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
+            self.job_counter = 0
 
     async def close(self) -> None:
         """Ends background jobs and closes arq's pool.

@@ -36,6 +36,8 @@ DELIVER_WAIT_S: Final = 0.05
 """How long an acknowledged cancel waits for this process' readers to hear the end."""
 END_POLL_S: Final = 5.0
 """How often a waiting caller asks Postgres, should Redis not tell."""
+PUBLISH_TIMEOUT_S: Final = 1.0
+"""How long a turn's end waits for a Redis that hangs."""
 REDIS_AWAY_CANCEL_WAIT_S: Final = 2.5
 """Without Redis a worker learns of a cancel by its heartbeat."""
 
@@ -313,7 +315,7 @@ class TurnService:
                 "request_cancel", turn.id, turn.tenant_id, turn.user_id
             )
         else:
-            text = await self._read_partial_text(turn)
+            text = await self._read_partial_text(turn, turn.attempt)
             usage = Usage(output_tokens=len(text.split()))
             row = await self._database.fetch_one(
                 "force_cancel",
@@ -341,16 +343,25 @@ class TurnService:
         self._metrics.cancels.labels(how=how).inc()
         self._metrics.turns_ended.labels(status=TurnStatus.CANCELLED).inc()
 
-    async def _read_partial_text(self, turn: Turn) -> str:
+    async def _read_partial_text(self, turn: Turn, attempt: int) -> str:
         parts: list[str] = []
         try:
-            async for batch in self._event_log.read_all(turn.id, Cursor(turn.attempt, 0)):
-                if batch.attempt == turn.attempt:
+            async for batch in self._event_log.read_all(turn.id, Cursor(attempt, 0)):
+                if batch.attempt == attempt:
                     events = (decode_event(payload) for payload in batch.payloads)
                     parts += [event.text for event in events if isinstance(event, MessageDelta)]
         except (RedisUnavailable, RedisReplyError):
             log.warning("turn.partial_text_unread", turn_id=str(turn.id))
         return "".join(parts)
+
+    async def keep_partial_text(self, turn: Turn, attempt: int) -> Turn:
+        """Gives a turn that was cancelled without its worker the text that `attempt` has logged."""
+        text = await self._read_partial_text(turn, attempt)
+        if not text:
+            return turn
+        await self._put_partial_text(turn, text)
+        row = await self._database.fetch_one("get_turn_of_tenant", turn.id, turn.tenant_id)
+        return turn if row is None else turn_from_row(row)
 
     async def _put_partial_text(self, turn: Turn, text: str) -> None:
         query = "replace_partial_text" if turn.output_message_id else "add_partial_text"
@@ -372,13 +383,18 @@ class TurnService:
         """
         payload = encode_event(ended_event(turn))
         try:
-            generation = await self._dispatch.read_generation()
-            if generation is not None:
-                await self._event_log.open(turn.id, turn.attempt, generation, [payload], final=True)
-            await self._dispatch.settle(
-                LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
-            )
-        except (RedisUnavailable, RedisReplyError) as error:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                generation = await self._dispatch.read_generation()
+                if generation is not None:
+                    await self._event_log.open(
+                        turn.id, turn.attempt, generation, [payload], final=True
+                    )
+                await self._dispatch.settle(
+                    LineChange(
+                        turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id]
+                    )
+                )
+        except (RedisUnavailable, RedisReplyError, TimeoutError) as error:
             log.warning("turn.end_unpublished", turn_id=str(turn.id), error=str(error))
 
     def _announce(self, change: LineChange) -> None:

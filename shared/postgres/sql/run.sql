@@ -193,17 +193,38 @@ left join (select count(*) as bills from billed) b on true;
 -- name: hand_back_turns :many
 -- A draining worker returns its turns; the crash budget is not touched.
 -- $1 worker  $2 turns  $3 attempts   -- scope: system
+with handed as (
+    select t.id
+    from turns t
+    join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
+        on t.id = held.id and t.attempt = held.attempt
+    where t.worker_id = $1 and t.status in ({sources:hand_back})
+    order by t.thread_id, t.id
+    for no key update of t
+)
 update turns t
 set status = {target:hand_back},
     slot = null,
     worker_id = null,
     lease_until = null,
     updated_at = now()
-from unnest($2::uuid[], $3::integer[]) as held (id, attempt)
-where t.id = held.id
-    and t.attempt = held.attempt
-    and t.worker_id = $1
+from handed
+where t.id = handed.id
+returning t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq;
+
+-- name: release_unheld_turns :many
+-- Returns what was claimed in this worker's name without its knowing: the reply of a claim was
+-- lost. Nobody has run it, so the crash budget is not touched.
+-- $1 worker  $2 turns it holds   -- scope: system
+update turns t
+set status = {target:hand_back},
+    slot = null,
+    worker_id = null,
+    lease_until = null,
+    updated_at = now()
+where t.worker_id = $1
     and t.status in ({sources:hand_back})
+    and t.id <> all($2::uuid[])
 returning t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq;
 
 -- name: list_lost_turns :many

@@ -168,3 +168,48 @@ async def test_a_redis_that_takes_no_writes_is_not_asked_without_pause(
 async def is_logged(api: Api, turn: Turn) -> bool:
     batches = await api.event_log.read(turn.id, START)
     return bool(batches) and batches[-1].last.seq == 6
+
+
+async def test_a_claim_whose_reply_was_lost_is_given_back_without_cost(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    admin: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = 0
+    fetch_each = Database.fetch_each
+
+    async def lose_first_reply(self: Database, name: str, rows: Any) -> list[asyncpg.Record]:
+        nonlocal lost
+        answer = await fetch_each(self, name, rows)
+        if name == "claim_turn" and answer and not lost:
+            lost += 1
+            raise PostgresUnavailable("the reply was lost")
+        return answer
+
+    monkeypatch.setattr(Database, "fetch_each", lose_first_reply)
+    await start_worker(lease_s=60.0)  # the lease cannot be what helps
+    ended = await api.end_of(await api.submit(make_turn()), 10)
+    assert (lost, ended.status, ended.attempt) == (1, TurnStatus.COMPLETED, 2)
+    assert await admin.fetchval("select crash_count from turns where id = $1", ended.id) == 0
+
+
+async def test_a_cancelled_turn_keeps_its_text_when_its_worker_dies_first(
+    api: Api, make_turn: MakeTurn, start_worker: StartWorker, admin: Any
+) -> None:
+    first = await start_worker()
+    turn = await api.submit(make_turn(deltas=5, hangAfter=3))
+    await holds(first, turn)
+    async with api.hub.follow(turn) as follower:
+        seen = 0
+        while seen < 4:
+            seen += sum(len(batch.payloads) for batch in await follower.read(5))
+    # The wish is on record, but nobody has told the worker when it dies.
+    await admin.execute("update turns set cancel_requested_at = now() where id = $1", turn.id)
+    await first.kill()
+    await start_worker()
+    ended = await api.end_of(turn)
+    assert ended.status is TurnStatus.CANCELLED
+    rows = await api.database.fetch_many("list_output_messages", turn.tenant_id, turn.id)
+    assert [row["content"] for row in rows] == ["w0 w1 w2 "]
