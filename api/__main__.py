@@ -21,6 +21,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from api.app import begin_drain, create_app
+from api.connection import BoundedConnection
 from shared.log import configure_logging
 from shared.settings import Settings, load_settings
 
@@ -68,7 +69,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http=BoundedConnection,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -76,7 +77,6 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         date_header=True,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
-        h11_max_incomplete_event_size=65_536,
     )
     with _restored_signals():
         DrainingServer(config, app).run(sockets=[listener])

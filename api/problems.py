@@ -120,9 +120,8 @@ EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[
 }
 
 
-def _problem(
-    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: str
-) -> Response:
+def problem_body(status: int, detail: str, **more: str) -> bytes:
+    """The body of every error but 422."""
     body = {
         "detail": detail,
         "title": HTTPStatus(status).phrase,
@@ -130,7 +129,14 @@ def _problem(
         "type": "about:blank",
         **more,
     }
-    return _json(body, status, headers)
+    return orjson.dumps(body)
+
+
+def _problem(
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: str
+) -> Response:
+    body = problem_body(status, detail, **more)
+    return Response(body, status, dict(headers or {}), media_type="application/json")
 
 
 def _detail_of(error: HTTPException) -> str:
