@@ -6,12 +6,15 @@ Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …).
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._:/+-]*")
 
 
 class Settings(BaseSettings):
@@ -99,13 +102,15 @@ class Settings(BaseSettings):
         return ("scripted", *(prefix for prefix, value in configured.items() if value))
 
     def runs_model(self, model_id: str) -> bool:
-        """Whether `model_id` starts with one of `model_prefixes` and names something behind it."""
+        """Whether `model_id` is `scripted`, or one of `model_prefixes` and a model's name.
+
+        Some providers take the name as part of a URL: what would lead elsewhere is no name.
+        """
         if model_id == "scripted":
             return True
-        return any(
-            prefix.endswith(":") and model_id.startswith(prefix) and len(model_id) > len(prefix)
-            for prefix in self.model_prefixes()
-        )
+        provider, colon, name = model_id.partition(":")
+        is_name = _MODEL_NAME.fullmatch(name) is not None and ".." not in name
+        return is_name and provider + colon in self.model_prefixes()
 
 
 def load_settings() -> Settings:
