@@ -129,7 +129,7 @@ async def run_load(
     delta: bytes | None = None,
     deltas: int = 0,
 ) -> tuple[Tally, float]:
-    """Keeps `connections` busy for `seconds` or `most` requests; returns what they saw, how long."""
+    """Keeps `connections` busy for `seconds`, or for `most` requests; tells how long it took."""
     tally = Tally()
     loop = asyncio.get_running_loop()
     began = time.perf_counter()

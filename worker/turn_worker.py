@@ -272,7 +272,12 @@ class TurnWorker(Worker):
     def _hear_control(self, message: bytes | None) -> None:
         if message is None:
             return
-        held = self._held.get(UUID(message.decode()))
+        try:
+            turn_id = UUID(message.decode())
+        except ValueError:
+            log.warning("control.unreadable")
+            return
+        held = self._held.get(turn_id)
         if held is not None:
             held.stop(StopReason.CANCEL)
 
