@@ -68,7 +68,10 @@ def problem_response(error: Exception) -> Response:
                 headers={"retry-after": str(error.retry_after_s)},
             )
         case errors.ConcurrencyConflict() | errors.CursorExpired():
-            return _problem(STATUS_OF[type(error)], str(error), turnId=error.turn_id)
+            status = STATUS_OF[type(error)]
+            if error.turn_id is None:
+                return _problem(status, str(error))
+            return _problem(status, str(error), turnId=error.turn_id)
         case errors.QueueFull():
             return _problem(429, str(error), headers={"retry-after": str(error.retry_after_s)})
         case errors.NotAuthenticated():

@@ -132,7 +132,8 @@ class ConcurrencyConflict(RequestRejected):
 
     code = "concurrency_conflict"
 
-    def __init__(self, turn_id: str) -> None:
+    def __init__(self, turn_id: str | None) -> None:
+        """`turn_id` is None when the active turn is another user's: keys are the tenant's."""
         super().__init__("Thread already has an active turn")
         self.turn_id = turn_id
 

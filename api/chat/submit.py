@@ -37,7 +37,7 @@ def build_turn(
     text, client_message_id = body.user_text()
     model_id = _choose_model(body, settings)
     policy = _choose_policy(body)
-    concurrency_key = body.concurrency_key or f"thread:{thread_id}"
+    concurrency_key = _choose_concurrency_key(body, f"thread:{thread_id}")
     asked = {**body.settings}
     if model_id.startswith("scripted"):
         validate_script(asked)
@@ -117,6 +117,15 @@ def _choose_model(body: SubmitTurn, settings: Settings) -> str:
     if not settings.runs_model(model_id):
         raise UnknownModel(model_id, settings.model_prefixes())
     return model_id
+
+
+def _choose_concurrency_key(body: SubmitTurn, own: str) -> str:
+    """`thread:` is ours: under it nobody waits behind, or learns of, another user's thread."""
+    key = body.concurrency_key or own
+    if key.startswith("thread:") and key != own:
+        msg = "Behind 'thread:' only this thread's id may follow; choose another key"
+        raise InvalidRequest(("body", "concurrencyKey"), msg)
+    return key
 
 
 def _choose_policy(body: SubmitTurn) -> ConflictPolicy:

@@ -99,7 +99,10 @@ class TurnService:
 
     async def _accept_alone(self, new: NewTurn) -> Any:
         async def accept(transaction: Transaction) -> Any:
-            tenant_id = new.principal.tenant_id
+            tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
+            # First: a conflict would tell a stranger that somebody else's thread is busy.
+            if await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id) is None:
+                raise ThreadNotFound
             await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
             known = await transaction.fetch_one(
                 "find_idempotent_turn", tenant_id, new.idempotency_scope, new.idempotency_key
@@ -110,7 +113,9 @@ class TurnService:
                 "find_active_turn_of_key", tenant_id, new.concurrency_key
             )
             if active is not None:
-                raise ConcurrencyConflict(str(active["id"]))
+                raise ConcurrencyConflict(
+                    str(active["id"]) if active["user_id"] == user_id else None
+                )
             return await transaction.fetch_one("accept_turn", *self._accept_arguments(new))
 
         return await self._database.run_in_transaction(accept)

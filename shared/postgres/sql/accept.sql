@@ -76,8 +76,8 @@ from accepted a, touched;
 select pg_advisory_xact_lock(hashtextextended($1::uuid::text || ':' || $2, 0)) is null as locked;
 
 -- name: find_active_turn_of_key :one
--- The turn that is first on a concurrency key, if any. $1 tenant  $2 concurrency key
-select t.id
+-- The turn that is first on a concurrency key, and whose. $1 tenant  $2 concurrency key
+select t.id, t.user_id
 from turns t
 where t.tenant_id = $1 and t.concurrency_key = $2 and t.status in ({active})
 order by t.accept_seq
