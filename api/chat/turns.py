@@ -66,7 +66,7 @@ async def submit_turn(request: Request) -> Response:
     accepted = await _turns(request).submit(new)
     turn, wait_s = accepted.turn, preferred_wait_s(request)
     if wait_s:
-        turn = await _turns(request).wait(principal, turn, wait_s)
+        turn = await _wait(request, principal, turn, wait_s)
     headers = {**turn_headers(turn, wait_s), "location": _location(turn)}
     if accepted.replayed:
         headers["idempotency-replayed"] = "true"
@@ -80,7 +80,7 @@ async def get_turn(request: Request) -> Response:
     turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
     wait_s = preferred_wait_s(request)
     if wait_s:
-        turn = await _turns(request).wait(principal, turn, wait_s)
+        turn = await _wait(request, principal, turn, wait_s)
     headers = turn_headers(turn, wait_s)
     if matches(request, entity_tag(turn)):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -174,6 +174,13 @@ def _decode_seq(cursor: str | None) -> int | None:
         return None
     (seq,) = decode_cursor(cursor, (int,))
     return int(seq)
+
+
+async def _wait(request: Request, principal: Principal, turn: Turn, wait_s: int) -> Turn:
+    """The turn after the wait, in which the credential may have been revoked."""
+    turn = await _turns(request).wait(principal, turn, wait_s)
+    await request.app.state.api_keys.require_valid(principal)
+    return turn
 
 
 def _turns(request: Request) -> TurnService:
