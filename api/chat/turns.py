@@ -30,7 +30,7 @@ from api.streams import vercel_ui
 from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
 from api.validation import path_uuid, read_query
-from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
+from shared.errors import CursorExpired, InvalidCursor, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 from shared.service.cursor import decode_cursor, encode_cursor
 from shared.service.turns import TurnService
@@ -154,25 +154,28 @@ async def list_thread_turns(request: Request) -> Response:
 
 async def _list(request: Request, principal: Principal, thread_id: UUID | None) -> Response:
     query = read_query(request, TurnListQuery)
+    listing = "all" if thread_id is None else str(thread_id)
     turns = await _turns(request).list_turns(
         principal,
         thread_id=thread_id,
         status=query.status,
         concurrency_key=query.concurrency_key,
-        before_seq=_decode_seq(query.cursor),
+        before_seq=_decode_seq(query.cursor, listing),
         limit=query.limit + 1,
     )
     page = turns[: query.limit]
-    more = encode_cursor([page[-1].accept_seq]) if len(turns) > query.limit else None
+    more = encode_cursor([listing, page[-1].accept_seq]) if len(turns) > query.limit else None
     items = b",".join(turn_to_json(turn) for turn in page)
     cursor = b"null" if more is None else b'"' + more.encode() + b'"'
     return _json(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")
 
 
-def _decode_seq(cursor: str | None) -> int | None:
+def _decode_seq(cursor: str | None, listing: str) -> int | None:
     if not cursor:
         return None
-    (seq,) = decode_cursor(cursor, (int,))
+    issued_for, seq = decode_cursor(cursor, (str, int))
+    if issued_for != listing:
+        raise InvalidCursor
     return int(seq)
 
 

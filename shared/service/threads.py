@@ -143,14 +143,15 @@ class ThreadService:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
         order = "desc" if newest_first else "asc"
-        place = _decode_seq(cursor, order) if cursor else None
+        listing = f"{order}:{thread_id}"
+        place = _decode_seq(cursor, listing) if cursor else None
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
         rows = await self._database.fetch_many(
             query, principal.tenant_id, thread_id, place, limit + 1
         )
         page = rows[:limit]
-        return page, encode_cursor([order, page[-1]["seq"]]) if len(rows) > limit else None
+        return page, encode_cursor([listing, page[-1]["seq"]]) if len(rows) > limit else None
 
     @staticmethod
     def _found(row: asyncpg.Record | None) -> asyncpg.Record:
@@ -159,9 +160,9 @@ class ThreadService:
         return row
 
 
-def _decode_seq(cursor: str, order: str) -> int:
+def _decode_seq(cursor: str, listing: str) -> int:
     issued_for, seq = decode_cursor(cursor, (str, int))
-    if issued_for != order:
+    if issued_for != listing:
         raise InvalidCursor
     return int(seq)
 
