@@ -14,9 +14,12 @@ from shared.errors import InvalidRequest
 _MAX_DELTAS: Final = 1_000_000
 _MAX_TEXT_CHARS: Final = 1_000_000
 _MAX_MS: Final = 3_600_000
+_MAX_LINGER_MS: Final = 60_000
+"""Nothing else ends a run that ignores its cancel, and it holds a place of its worker."""
 
 _Count = Annotated[int, Field(ge=0, le=_MAX_DELTAS)]
 _Milliseconds = Annotated[float, Field(ge=0, le=_MAX_MS, allow_inf_nan=False)]
+_Linger = Annotated[float, Field(ge=0, le=_MAX_LINGER_MS, allow_inf_nan=False)]
 
 
 class ScriptedToolCall(BaseModel):
@@ -68,7 +71,7 @@ class Script(BaseModel):
     hang_after: _Count | None = Field(default=None, alias="hangAfter")
     """Stop behind this many message deltas, for `hangMs` or for ever."""
     hang_ms: _Milliseconds | None = Field(default=None, alias="hangMs")
-    ignore_cancel_ms: _Milliseconds = Field(default=0, alias="ignoreCancelMs")
+    ignore_cancel_ms: _Linger = Field(default=0, alias="ignoreCancelMs")
     """How long a cancelled run lingers before it gives way: a provider that is slow to stop."""
 
 

@@ -241,6 +241,7 @@ async def test_messages_survive_pydantic_ai_at_every_point(stop_behind: int) -> 
         ({"deltas": "3"}, ("deltas",)),
         ({"deltas": True}, ("deltas",)),
         ({"intervalMs": float("nan")}, ("intervalMs",)),
+        ({"ignoreCancelMs": 60_001}, ("ignoreCancelMs",)),
         ({"failWith": "whatever"}, ("failWith",)),
         ({"toolCalls": [{"name": "x", "result": 1, "error": "e"}]}, ("toolCalls", 0)),
         ({"toolCalls": [{"name": "a b"}]}, ("toolCalls", 0, "name")),
