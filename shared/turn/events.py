@@ -145,7 +145,7 @@ class Cursor(NamedTuple):
 
 
 START: Final = Cursor(0, 0)
-_CURSOR: Final = re.compile(r"(\d{1,9})-(\d{1,9})")
+_CURSOR: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 
 class EventBatch(NamedTuple):

@@ -101,7 +101,7 @@ def test_a_cursor_reads_what_it_writes(attempt: int, seq: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "-", "1", "1-", "-1", "1-1-1", " 1-1", "1-1\n", "a-1", "1-b", "+1-1", "1--1", "1.0-1",
-     "1234567890-1", "1-1234567890", "0x1-1", "1-1 "],
+     "1234567890-1", "1-1234567890", "0x1-1", "1-1 ", "\u0661-\u0662", "\uff11-1"],
 )  # fmt: skip
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     assert Cursor.parse(text) is None
