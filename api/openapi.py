@@ -23,7 +23,7 @@ _REF: Final = "#/components/schemas/{model}"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A request or response header. Request headers are optional."""
+    """A request header; every one is optional."""
 
     name: str
     description: str
@@ -47,7 +47,6 @@ class Operation:
     responses: Mapping[int, type[BaseModel] | str | None] = field(
         default_factory=lambda: {HTTPStatus.OK: None}
     )
-    response_headers: tuple[Header, ...] = ()
     errors: tuple[int, ...] = ()
     """Statuses beyond those every operation of its kind has."""
 
@@ -224,10 +223,6 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
         elif answer is not None:
             schema = schemas.of(answer, "serialization")
             response["content"] = {"application/json": {"schema": schema}}
-        if operation.response_headers:
-            response["headers"] = {
-                header.name: _header(header) for header in operation.response_headers
-            }
         yield int(status), response
 
 

@@ -29,17 +29,14 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.UnsupportedConflictPolicy: 422,
     errors.IdempotencyKeyReused: 422,
     errors.NotAuthenticated: 401,
-    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
     errors.ConcurrencyConflict: 409,
     errors.CursorExpired: 410,
-    errors.QueueFull: 429,
     errors.TurnFailed: 500,  # never reaches HTTP: it is stored on the turn
     errors.PostgresUnavailable: 503,
     errors.RedisUnavailable: 503,
-    errors.Draining: 503,
 }
 
 
@@ -72,8 +69,6 @@ def problem_response(error: Exception) -> Response:
             if error.turn_id is None:
                 return _problem(status, str(error))
             return _problem(status, str(error), turnId=error.turn_id)
-        case errors.QueueFull():
-            return _problem(429, str(error), headers={"retry-after": str(error.retry_after_s)})
         case errors.NotAuthenticated():
             return _problem(401, "Not authenticated", headers={"www-authenticate": "Bearer"})
         case errors.RequestRejected():

@@ -8,18 +8,15 @@ TurnkeepError
 │   │   ├── UnsupportedConflictPolicy
 │   │   └── IdempotencyKeyReused
 │   ├── NotAuthenticated
-│   ├── Forbidden
 │   ├── NotFound
 │   │   ├── ThreadNotFound
 │   │   └── TurnNotFound
 │   ├── ConcurrencyConflict
-│   ├── CursorExpired
-│   └── QueueFull
+│   └── CursorExpired
 ├── TurnFailed               stored on the turn; reaches clients as an event
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
-    ├── RedisUnavailable
-    └── Draining
+    └── RedisUnavailable
 """
 
 from __future__ import annotations
@@ -97,12 +94,6 @@ class NotAuthenticated(RequestRejected):
     code = "not_authenticated"
 
 
-class Forbidden(RequestRejected):
-    """The credential's kind may not do this."""
-
-    code = "forbidden"
-
-
 class NotFound(RequestRejected):
     """The thing does not exist, or belongs to someone else: the two look alike on purpose."""
 
@@ -148,21 +139,12 @@ class CursorExpired(RequestRejected):
         self.turn_id = turn_id
 
 
-class QueueFull(RequestRejected):
-    """Too many turns wait already. `retry_after_s` is a whole number of seconds ≥ 1."""
-
-    code = "queue_full"
-
-    def __init__(self, scope: str, retry_after_s: int) -> None:
-        super().__init__(f"Too many turns are waiting ({scope})")
-        self.retry_after_s = retry_after_s
-
-
 class TurnFailed(TurnkeepError):
     """A turn ends as `failed`. `error_code` and the message are stored and shown to its owner.
 
-    Codes in use: model_error, model_not_configured, rate_limited, timeout, output_limit,
-    worker_lost, poison, internal.
+    Codes: invalid_settings, model_not_configured, model_auth, model_error, rate_limited,
+    context_too_long, content_filter, output_limit, timeout, internal. Postgres writes two more
+    where nobody runs the turn: `poison` (`reap_turn`) and, on an expired one, `queue_ttl`.
     """
 
     code = "turn_failed"
@@ -190,9 +172,3 @@ class RedisUnavailable(DependencyUnavailable):
     """Redis refuses, times out, or lost the connection."""
 
     code = "redis_unavailable"
-
-
-class Draining(DependencyUnavailable):
-    """This process is shutting down and takes no new work."""
-
-    code = "draining"

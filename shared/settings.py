@@ -29,7 +29,6 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(description="Redis 7 or Valkey: redis://, rediss:// or unix://")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    public_url: str | None = Field(default=None, description="How clients reach the API")
     state_dir: Path = Path(".turnkeep")
 
     # -- processes

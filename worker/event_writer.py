@@ -31,13 +31,12 @@ _RETRY_PAUSE_S: Final = 0.1
 
 
 class TurnLog:
-    """The events of one attempt. `generation` is None while its log is not (or no longer) open."""
+    """The events of one attempt. `generation` is None until known: Redis was away at the claim."""
 
     __slots__ = (
         "_writer",
         "attempt",
         "final",
-        "first_written_at",
         "flushed",
         "generation",
         "is_open",
@@ -69,7 +68,6 @@ class TurnLog:
         self.size_bytes = 0
         self.written = 0
         self.flushed = asyncio.Event()
-        self.first_written_at: float | None = None
 
     @property
     def last_seq(self) -> int:

@@ -23,13 +23,6 @@ on conflict (key_hash) do update set revoked_at = null, name = excluded.name
     where api_keys.tenant_id = excluded.tenant_id and api_keys.user_id = excluded.user_id
 returning id;
 
--- name: revoke_api_key :one
--- Makes a key useless for good. $1 key  $2 tenant
-update api_keys k
-set revoked_at = coalesce(k.revoked_at, now())
-where k.id = $1 and k.tenant_id = $2
-returning k.id;
-
 -- name: revoke_other_keys :many
 -- Revokes the keys of one name but for one secret: the development key was changed.
 -- $1 tenant  $2 name  $3 hash that stays

@@ -38,7 +38,6 @@ PROBLEMS: list[tuple[Exception, int, dict[str, Any], dict[str, str]]] = [
         {"detail": "Not authenticated", "title": "Unauthorized"},
         {"www-authenticate": "Bearer"},
     ),
-    (errors.Forbidden("Forbidden"), 403, {"detail": "Forbidden", "title": "Forbidden"}, {}),
     (errors.ThreadNotFound(), 404, {"detail": "Thread not found", "title": "Not Found"}, {}),
     (errors.TurnNotFound(), 404, {"detail": "Turn not found", "title": "Not Found"}, {}),
     (
@@ -60,12 +59,6 @@ PROBLEMS: list[tuple[Exception, int, dict[str, Any], dict[str, str]]] = [
             "turnId": "t-2",
         },
         {},
-    ),
-    (
-        errors.QueueFull("tenant", 7),
-        429,
-        {"detail": "Too many turns are waiting (tenant)", "title": "Too Many Requests"},
-        {"retry-after": "7"},
     ),
     (
         errors.PostgresUnavailable("/run/secret.sock refused"),
