@@ -207,7 +207,7 @@ class TurnRunner:
                 await asyncio.sleep(COMMIT_RETRY_S)
                 continue
             except asyncpg.PostgresError as error:
-                # Text that Postgres cannot hold (NUL, a lone surrogate): end without the messages.
+                # All text was made storable, and yet Postgres refuses it: end without the messages.
                 if not result.messages:
                     raise
                 log.warning("turn.unstorable", turn_id=str(turn.id), exc_info=error)
@@ -240,9 +240,6 @@ class TurnRunner:
             log.warning("turn.slot_unreleased", turn_id=str(turn.id), error=str(error))
 
     def _report(self, turn: Turn) -> None:
-        duration_s = None
-        if turn.started_at is not None and turn.ended_at is not None:
-            duration_s = (turn.ended_at - turn.started_at).total_seconds()
         self._metrics.turns_ended.labels(status=turn.status).inc()
         log.info(
             "turn.ended",
@@ -251,7 +248,7 @@ class TurnRunner:
             status=str(turn.status),
             model_id=turn.model_id,
             attempt=turn.attempt,
-            duration_s=duration_s,
+            duration_s=turn.duration_s,
             output_tokens=turn.usage.output_tokens if turn.usage else 0,
             error_code=turn.error["code"] if turn.error else None,
         )

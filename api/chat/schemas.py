@@ -1,7 +1,7 @@
 """Bodies of the primary surface. The models that validate are the ones the OpenAPI document shows.
 
 camelCase outside, snake_case inside; absent values are `null` in responses, times are UTC with `Z`.
-Specification: the VirtuousAI chat reference, as completed in `docs/architecture.md`.
+Specification: the VirtuousAI chat reference; what it leaves open is in `README.md`.
 """
 
 from __future__ import annotations
@@ -266,9 +266,6 @@ def _read_part(part: Any, loc: tuple[str | int, ...]) -> str:
 
 def turn_to_json(turn: StoredTurn) -> bytes:
     """A turn as the JSON object `Turn` describes; the fast path of polling."""
-    duration_s = None
-    if turn.ended_at is not None and turn.started_at is not None:
-        duration_s = round((turn.ended_at - turn.started_at).total_seconds(), 3)
     return to_json(
         {
             "id": _id(turn.id),
@@ -285,7 +282,7 @@ def turn_to_json(turn: StoredTurn) -> bytes:
             "concurrencyKey": turn.concurrency_key,
             "startedAt": _time(turn.started_at),
             "completedAt": _time(turn.ended_at),
-            "durationSeconds": duration_s,
+            "durationSeconds": turn.duration_s,
             "createdAt": _time(turn.created_at),
             "updatedAt": _time(turn.updated_at),
         }

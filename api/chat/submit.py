@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
 from starlette.requests import Request
 
-from api.chat.schemas import SubmitTurn
+from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn
 from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.turn.messages import user_request
 from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal
 from shared.turn.script import validate_script
-
-MAX_KEY_CHARS: Final = 255
 
 
 def build_turn(

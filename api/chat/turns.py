@@ -24,15 +24,15 @@ from api.chat.schemas import (
 from api.chat.schemas import Turn as TurnSchema
 from api.chat.submit import build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
-from api.openapi import Header, Operation
+from api.openapi import EVENT_STREAM, Header, Operation
 from api.sse import EventStreamResponse
 from api.streams import vercel_ui
 from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
 from api.validation import path_uuid, read_query
-from shared.errors import CursorExpired, InvalidCursor, InvalidRequest, RedisUnavailable
+from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
-from shared.service.cursor import decode_cursor, encode_cursor
+from shared.service.cursor import decode_seq, encode_cursor
 from shared.service.turns import TurnService
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
@@ -160,7 +160,7 @@ async def _list(request: Request, principal: Principal, thread_id: UUID | None) 
         thread_id=thread_id,
         status=query.status,
         concurrency_key=query.concurrency_key,
-        before_seq=_decode_seq(query.cursor, listing),
+        before_seq=decode_seq(query.cursor, listing) if query.cursor else None,
         limit=query.limit + 1,
     )
     page = turns[: query.limit]
@@ -168,15 +168,6 @@ async def _list(request: Request, principal: Principal, thread_id: UUID | None) 
     items = b",".join(turn_to_json(turn) for turn in page)
     cursor = b"null" if more is None else b'"' + more.encode() + b'"'
     return _json(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")
-
-
-def _decode_seq(cursor: str | None, listing: str) -> int | None:
-    if not cursor:
-        return None
-    issued_for, seq = decode_cursor(cursor, (str, int))
-    if issued_for != listing:
-        raise InvalidCursor
-    return int(seq)
 
 
 async def _wait(request: Request, principal: Principal, turn: Turn, wait_s: int) -> Turn:
@@ -275,13 +266,12 @@ _KEY = Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or q
 _TIMEZONE = Header("X-User-Timezone", "IANA name; anything else is ignored")
 _LAST_ID = Header("Last-Event-ID", "Cursor: the id of the last event seen")
 _IF_NONE_MATCH = Header("If-None-Match", "Entity tag of the version at hand")
-_STREAM = "text/event-stream"
 
 OPERATIONS: Final = (
     Operation(
         "POST", f"{THREAD}/turns/stream", stream_turn, "turns", "Submit a turn and stream it",
         body=SubmitTurn, also_documents=(UIMessage,), headers=(_KEY, _TIMEZONE),
-        responses={HTTPStatus.OK: _STREAM}, errors=(404, 409),
+        responses={HTTPStatus.OK: EVENT_STREAM}, errors=(404, 409),
     ),
     Operation(
         "POST", f"{THREAD}/turns", submit_turn, "turns", "Submit a turn",
@@ -294,7 +284,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET", f"{THREAD}/stream", attach_to_thread, "turns", "Attach to the active turn",
-        responses={HTTPStatus.OK: _STREAM, HTTPStatus.NO_CONTENT: None},
+        responses={HTTPStatus.OK: EVENT_STREAM, HTTPStatus.NO_CONTENT: None},
     ),
     Operation(
         "POST", f"{THREAD}/turns/cancel", cancel_thread_turn, "turns", "Cancel the active turn",
@@ -312,7 +302,7 @@ OPERATIONS: Final = (
     Operation(
         "GET", f"{TURN}/events", follow_turn, "turns", "Follow a turn's events",
         query=TurnQuery, headers=(_LAST_ID,),
-        responses={HTTPStatus.OK: _STREAM, HTTPStatus.NO_CONTENT: None}, errors=(410,),
+        responses={HTTPStatus.OK: EVENT_STREAM, HTTPStatus.NO_CONTENT: None}, errors=(410,),
     ),
     Operation(
         "POST", f"{TURN}/cancel", cancel_turn, "turns", "Cancel a turn",

@@ -26,7 +26,7 @@ STATEMENT_TIMEOUT_S: Final = 5.0
 _CALL_TIMEOUT_S: Final = ACQUIRE_TIMEOUT_S + STATEMENT_TIMEOUT_S + 1.0
 _SERVER_SETTINGS: Final = {
     "application_name": "turnkeep",
-    "statement_timeout": "5s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S:g}s",
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",

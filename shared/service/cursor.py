@@ -38,3 +38,15 @@ def decode_cursor(cursor: str, types: tuple[type, ...]) -> list[Any]:
     if any(isinstance(key, int) and not 0 <= key <= _MAX_BIGINT for key in keys):
         raise InvalidCursor
     return keys
+
+
+def decode_seq(cursor: str, listing: str) -> int:
+    """The sequence number in a cursor of `encode_cursor([listing, seq])`.
+
+    Raises:
+        InvalidCursor: not a cursor, or made for another list.
+    """
+    made_for, seq = decode_cursor(cursor, (str, int))
+    if made_for != listing:
+        raise InvalidCursor
+    return int(seq)

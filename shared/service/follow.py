@@ -42,7 +42,8 @@ log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S: Final = 2.0
 """How often Postgres is asked which followed turns have ended, should Redis not have said so."""
-_SEEN_ENDED_TWICE: Final = 2
+_TELLINGS_NEEDED: Final = 2
+"""Once Postgres has said so often that a turn is over, its log is not waited for any more."""
 
 
 class FollowHub:
@@ -272,7 +273,7 @@ class Follower:
             if self._ended_count:
                 self._look_again()
             return []
-        if self._ended_count >= _SEEN_ENDED_TWICE or not await self._may_hear_end():
+        if self._ended_count >= _TELLINGS_NEEDED or not await self._may_hear_end():
             return await self._read_postgres()
         return []
 
@@ -383,15 +384,12 @@ def replay_ended(turn: Turn, text: str, reasoning: str, after: Cursor) -> list[E
 
 def ended_event(turn: Turn) -> TurnEnded:
     """The `turn.ended` of a turn in a terminal status."""
-    duration_s = None
-    if turn.started_at is not None and turn.ended_at is not None:
-        duration_s = round((turn.ended_at - turn.started_at).total_seconds(), 3)
     return TurnEnded(
         status=turn.status,
         error=None if turn.error is None else TurnError.model_validate(turn.error),
         usage=turn.usage,
         output_message_id=None if turn.output_message_id is None else str(turn.output_message_id),
-        duration_s=duration_s,
+        duration_s=turn.duration_s,
     )
 
 

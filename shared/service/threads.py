@@ -11,7 +11,7 @@ import asyncpg
 from shared.errors import ConcurrencyConflict, InvalidCursor, ThreadNotFound
 from shared.ids import new_id
 from shared.postgres.pool import Database, Transaction
-from shared.service.cursor import decode_cursor, encode_cursor
+from shared.service.cursor import decode_cursor, decode_seq, encode_cursor
 from shared.service.turns import TurnService
 from shared.turn.model import Principal
 
@@ -144,7 +144,7 @@ class ThreadService:
         """
         order = "desc" if newest_first else "asc"
         listing = f"{order}:{thread_id}"
-        place = _decode_seq(cursor, listing) if cursor else None
+        place = decode_seq(cursor, listing) if cursor else None
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
         rows = await self._database.fetch_many(
@@ -158,13 +158,6 @@ class ThreadService:
         if row is None:
             raise ThreadNotFound
         return row
-
-
-def _decode_seq(cursor: str, listing: str) -> int:
-    issued_for, seq = decode_cursor(cursor, (str, int))
-    if issued_for != listing:
-        raise InvalidCursor
-    return int(seq)
 
 
 def _encode_place(row: asyncpg.Record) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -13,7 +13,7 @@ from shared.turn.state import TERMINAL, TurnStatus
 
 
 class ConflictPolicy(StrEnum):
-    """What to do when the concurrency key already has an active turn. DESIGN: keys."""
+    """What to do when the concurrency key already has an active turn."""
 
     ENQUEUE = "enqueue"
     REJECT = "reject"
@@ -106,6 +106,13 @@ class Turn:
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
 
+    @property
+    def duration_s(self) -> float | None:
+        """From the first claim to the end, to the millisecond; None before the end."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return round((self.ended_at - self.started_at).total_seconds(), 3)
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimedTurn:
@@ -126,29 +133,3 @@ class ClaimedTurn:
     """The thread's system prompt, then the turn's own."""
     input_message_id: UUID
     output_message_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class NewMessage:
-    """One output message of a turn. `raw_data` holds exactly one pydantic-ai ModelMessage."""
-
-    id: UUID
-    role: str
-    content: str
-    raw_data: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOutcome:
-    """How an attempt ended, written in one commit by compare-and-set on (turn, attempt)."""
-
-    turn_id: UUID
-    tenant_id: UUID
-    attempt: int
-    status: TurnStatus
-    last_seq: int
-    messages: list[NewMessage] = field(default_factory=list)
-    output_message_id: UUID | None = None
-    usage: Usage | None = None
-    error_code: str | None = None
-    error_message: str | None = None
