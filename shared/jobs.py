@@ -1,4 +1,4 @@
-"""Names of background jobs, so that the API can enqueue by name without knowing the workers."""
+"""Background jobs that are not turns: their names, and their form in Redis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import orjson
 
 PURGE_IDEMPOTENCY_KEYS: Final = "purge_idempotency_keys"
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, where `datetime` ends
-JOB_NAMES: Final = frozenset({PURGE_IDEMPOTENCY_KEYS})
 
 
 def serialize_job(job: dict[str, Any]) -> bytes:

@@ -24,8 +24,8 @@ from shared.redis.connection import RedisConnection, RedisReplyError
 from shared.redis.dispatch import LineChange, ReadyTurns
 from shared.turn.model import ClaimedTurn
 from worker.held_turns import HeldTurn, StopReason
+from worker.jobs import cron_jobs
 from worker.parts import WorkerParts
-from worker.tasks import cron_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,8 @@ JOBS_INTERVAL_S: Final = 1.0
 REDIS_AWAY_POLL_S: Final = 1.0
 _HAND_BACK_TIMEOUT_S: Final = 3.0
 _ERROR_PAUSE_S: Final = 0.2
+_PASSED_ON_TTL_S: Final = 60
+"""How long a wake-up token waits that a leaving worker has passed on."""
 
 
 class TurnWorker(Worker):
@@ -162,7 +164,7 @@ class TurnWorker(Worker):
         if self._draining.is_set():
             # The token may have been ours already: pass it on.
             await self._parts.connection.call("RPUSH", wake, "1")
-            await self._parts.connection.call("EXPIRE", wake, 60)
+            await self._parts.connection.call("EXPIRE", wake, _PASSED_ON_TTL_S)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""arq jobs that are not turns. Names stand in `shared/jobs.py`; a test holds the two together."""
+"""Background jobs, run by arq beside the turns. Their names stand in `shared/jobs.py`."""
 
 from __future__ import annotations
 
