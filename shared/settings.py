@@ -1,7 +1,8 @@
 """All configuration, read once from the environment in a `__main__` and passed down.
 
 Every variable starts with `TURNKEEP_`; `python -m shared.settings` prints them with defaults.
-Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …).
+Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …). `state_dir`, `workers` and
+`dev_api_key` are listed for completeness: only `make run` and the seed read them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._:/+-]*")
@@ -29,7 +31,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(description="Redis 7 or Valkey: redis://, rediss:// or unix://")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    state_dir: Path = Path(".turnkeep")
+    state_dir: Path = Field(default=Path(".turnkeep"), description="Data of `make run`")
 
     # -- processes
     api_processes: int = Field(default=1, ge=1, le=64)
@@ -44,7 +46,7 @@ class Settings(BaseSettings):
 
     # -- credentials
     key_pepper: SecretStr = Field(min_length=16, description="Keys the hashes of API keys")
-    dev_api_key: SecretStr | None = None
+    dev_api_key: SecretStr | None = Field(default=None, description="Of the development user")
 
     # -- turns
     lease_s: float = Field(default=8.0, gt=0)
@@ -127,7 +129,15 @@ def load_settings() -> Settings:
 def _print_reference() -> None:
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else repr(field.default)
-        sys.stdout.write(f"TURNKEEP_{name.upper():32} {default:24} {field.description or ''}\n")
+        variable = " or ".join(_variables(name, field))
+        sys.stdout.write(f"{variable:41} {default:24} {field.description or ''}\n")
+
+
+def _variables(name: str, field: FieldInfo) -> list[str]:
+    """Names of the environment variables that set a field; the first that is set counts."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [f"TURNKEEP_{name.upper()}"]
 
 
 if __name__ == "__main__":
