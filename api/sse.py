@@ -26,7 +26,8 @@ from shared.turn.model import Turn
 log = structlog.get_logger(__name__)
 
 CREDENTIAL_CHECK_S: Final = 4.0
-"""A revoked credential closes its streams within this time and the cache's 5 s minus it."""
+"""How often a stream asks for its credential. The answer may be a second old (`require_valid`):
+a revoked one loses its streams within 5 s."""
 _HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",

@@ -40,7 +40,7 @@ class Metrics:
             "turnkeep_queue_wait_seconds", "From accept to claim", registry=registry
         )
         self.first_delta = Histogram(
-            "turnkeep_first_delta_seconds", "From claim to the model's first event",
+            "turnkeep_first_delta_seconds", "From the model's start to its first event",
             registry=registry,
         )  # fmt: skip
         self.log_writes = Counter(
@@ -60,7 +60,7 @@ class Metrics:
         self.cancels = Counter(
             "turnkeep_cancels", "Cancels that ended a turn", ["how"], registry=registry
         )
-        """`how`: waiting (not yet run), graceful (its worker ended it), forced (it did not)."""
+        """`how`: pending (nobody ran it), graceful (its worker ended it), forced (it did not)."""
         self.dependency_errors = Counter(
             "turnkeep_dependency_errors", "Requests refused because something of ours is away",
             ["code"], registry=registry,

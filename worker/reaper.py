@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 MOST_PER_PASS: Final = 200
 LAPSED_INTERVAL_S: Final = 1.0
-_SUSPECTED_TWICE: Final = 2
+_SILENCES_NEEDED: Final = 2
+"""A worker is gone when its subscription was missing in so many passes in a row."""
 _STANDSTILL: Final = 0.25
 """Part of a lease by which a pass may be late before lapsed leases prove nothing."""
 
@@ -94,7 +95,7 @@ class Reaper:
             self._suspected.clear()
             return []
         self._suspected = {worker: self._suspected.get(worker, 0) + 1 for worker in silent}
-        return [w for w, times in self._suspected.items() if times >= _SUSPECTED_TWICE]
+        return [w for w, times in self._suspected.items() if times >= _SILENCES_NEEDED]
 
     async def reap(self, gone: list[str]) -> int:
         """Takes over what the workers in `gone` held, and what has a lapsed lease."""

@@ -1,8 +1,8 @@
 """Loads the named queries of `sql/*.sql`. SQL lives there and nowhere else.
 
 A query is a block `-- name: verb_noun :one|many|exec`, a line of purpose, then the statement.
-`:guard` placeholders such as `{sources:claim}` are filled from the state machine, so that no SQL
-file lists statuses by hand.
+Placeholders such as `{sources:claim}` and `{active}` are filled from the state machine, so that no
+SQL file lists statuses by hand.
 """
 
 from __future__ import annotations

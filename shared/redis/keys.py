@@ -1,4 +1,7 @@
-"""Every Redis key and channel, in one place. All carry the lane's hash tag and have a TTL."""
+"""Every Redis key and channel of ours, in one place, with the lane's hash tag and a TTL.
+
+arq names the rest itself (`arq:…`, for background jobs); its queue is `jobs` and has no TTL.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ class Keys:
 
     @property
     def jobs(self) -> str:
-        """arq's queue of background jobs that are not turns."""
+        """Sorted set: arq's queue of background jobs, by due time."""
         return self._key("jobs")
 
     @staticmethod

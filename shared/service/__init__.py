@@ -1,1 +1,1 @@
-"""Use-cases: the only code that combines Postgres and Redis. Surfaces and workers call it."""
+"""Use-cases: how routes reach Postgres and Redis, and what the workers share of it."""

@@ -38,7 +38,10 @@ class Transition(StrEnum):
     PARK = "park"
     RESUME = "resume"
     HAND_BACK = "hand_back"
-    """A draining worker returns the turn; costs nothing of the crash budget."""
+    """Its worker returns the turn as it leaves, or because it never learned of its claim.
+
+    Costs nothing of the crash budget.
+    """
     LOSE_WORKER = "lose_worker"
     """The lease lapsed or the worker's process is gone."""
 
