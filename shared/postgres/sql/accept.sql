@@ -6,7 +6,8 @@
 with thread as materialized (
     select t.id
     from threads t
-    where t.id = $4 and t.tenant_id = $2 and t.user_id = $3 and t.deleted_at is null
+    where t.id = $4
+        and (t.tenant_id = $2 and t.user_id = $3 and t.deleted_at is null) is true
     for no key update
 ),
 fresh as (
@@ -51,7 +52,7 @@ touched as (
         title = coalesce(t.title, $19),
         updated_at = m.created_at
     from message m
-    where t.id = $4 and t.tenant_id = $2
+    where t.id = $4 and (t.tenant_id = $2) is true
     returning t.id
 )
 select

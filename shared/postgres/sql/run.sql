@@ -5,15 +5,17 @@ with head as (
     select t.id, t.tenant_id, t.concurrency_key, t.max_running
     from turns t
     where t.id = $1
-        and t.status in ({sources:claim})
+        and (t.status in ({sources:claim})) is true
         and (t.expires_at > now() or t.started_at is not null)
-        and not exists (
-            select 1
-            from turns earlier
-            where earlier.tenant_id = t.tenant_id
-                and earlier.concurrency_key = t.concurrency_key
-                and earlier.status in ({sources:claim})
-                and earlier.accept_seq < t.accept_seq
+        and t.id = (
+            select head.id
+            from turns head
+            where head.tenant_id = t.tenant_id
+                and head.concurrency_key = t.concurrency_key
+                and head.status in ({active})
+                and (head.status in ({sources:claim})) is true
+            order by head.accept_seq
+            limit 1
         )
 ),
 free as (
@@ -43,7 +45,7 @@ set status = {target:claim},
     started_at = coalesce(t.started_at, now()),
     updated_at = now()
 from free
-where t.id = free.id and t.status in ({sources:claim})
+where t.id = free.id and (t.status in ({sources:claim})) is true
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt, t.input_message_id,
@@ -76,7 +78,8 @@ left join lateral (
     from turns h
     where h.tenant_id = t.tenant_id
         and h.concurrency_key = t.concurrency_key
-        and h.status in ({sources:claim})
+        and h.status in ({active})
+        and (h.status in ({sources:claim})) is true
     order by h.accept_seq
     limit 1
 ) head on true
@@ -107,7 +110,7 @@ with kept as (
     from turns t
     join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
         on t.id = held.id and t.attempt = held.attempt
-    where t.worker_id = $1 and t.status = {target:claim}
+    where (t.worker_id = $1 and t.status = {target:claim}) is true
     order by t.thread_id, t.id
     for no key update of t
 )
@@ -124,7 +127,7 @@ select t.id
 from turns t
 join unnest($1::uuid[], $2::integer[]) as held (id, attempt)
     on t.id = held.id and t.attempt = held.attempt
-where t.status = {target:claim};
+where (t.status = {target:claim}) is true;
 
 -- name: end_turn :one
 -- Compare-and-set to a terminal status with messages and usage, one commit. No row = fenced.
@@ -143,8 +146,8 @@ with ended as (
         output_message_id = $9,
         ended_at = now(),
         updated_at = now()
-    where t.id = $1 and t.tenant_id = $2 and t.attempt = $3
-        and t.status = {target:claim}
+    where t.id = $1
+        and (t.tenant_id = $2 and t.attempt = $3 and t.status = {target:claim}) is true
     returning *
 ),
 written as (
@@ -198,7 +201,7 @@ with handed as (
     from turns t
     join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
         on t.id = held.id and t.attempt = held.attempt
-    where t.worker_id = $1 and t.status in ({sources:hand_back})
+    where (t.worker_id = $1 and t.status in ({sources:hand_back})) is true
     order by t.thread_id, t.id
     for no key update of t
 )
@@ -274,7 +277,9 @@ set status = case
     lease_until = null,
     updated_at = now()
 where t.id = $1
-    and t.attempt = $2
-    and t.status in ({sources:lose_worker})
-    and (t.lease_until < now() or t.worker_id = any($4::text[]))
+    and (
+        t.attempt = $2
+        and t.status in ({sources:lose_worker})
+        and (t.lease_until < now() or t.worker_id = any($4::text[]))
+    ) is true
 returning t.*;

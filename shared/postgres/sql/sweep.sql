@@ -24,13 +24,15 @@ where t.status in ({sources:claim})
     and t.accept_seq > $1
     and t.updated_at < now() - make_interval(secs => $3)
     and (t.expires_at > now() or t.started_at is not null)
-    and not exists (
-        select 1
-        from turns earlier
-        where earlier.tenant_id = t.tenant_id
-            and earlier.concurrency_key = t.concurrency_key
-            and earlier.status in ({sources:claim})
-            and earlier.accept_seq < t.accept_seq
+    and t.id = (
+        select head.id
+        from turns head
+        where head.tenant_id = t.tenant_id
+            and head.concurrency_key = t.concurrency_key
+            and head.status in ({active})
+            and (head.status in ({sources:claim})) is true
+        order by head.accept_seq
+        limit 1
     )
     and t.max_running > (
         select count(*)
@@ -50,13 +52,15 @@ select t.id
 from turns t
 where t.status in ({sources:claim})
     and (t.expires_at > now() or t.started_at is not null)
-    and not exists (
-        select 1
-        from turns earlier
-        where earlier.tenant_id = t.tenant_id
-            and earlier.concurrency_key = t.concurrency_key
-            and earlier.status in ({sources:claim})
-            and earlier.accept_seq < t.accept_seq
+    and t.id = (
+        select head.id
+        from turns head
+        where head.tenant_id = t.tenant_id
+            and head.concurrency_key = t.concurrency_key
+            and head.status in ({active})
+            and (head.status in ({sources:claim})) is true
+        order by head.accept_seq
+        limit 1
     )
     and t.max_running > (
         select count(*)

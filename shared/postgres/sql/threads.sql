@@ -13,14 +13,15 @@ from made m;
 -- One thread of one user, with the status of its newest turn. $1 thread  $2 tenant  $3 user
 select th.*, t.status as last_turn_status
 from threads th
-left join turns t on t.id = th.last_turn_id and t.tenant_id = th.tenant_id
-where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null;
+left join turns t on t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+where th.id = $1
+    and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true;
 
 -- name: list_threads :many
 -- A user's threads, newest activity first, behind a place. $1 tenant $2 user $3 at? $4 id? $5 most
 select th.*, t.status as last_turn_status
 from threads th
-left join turns t on t.id = th.last_turn_id and t.tenant_id = th.tenant_id
+left join turns t on t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
     and (coalesce(th.last_message_at, th.created_at), th.id) < (
         coalesce($3::timestamptz, 'infinity'),
@@ -37,25 +38,28 @@ with changed as (
         system_prompt = case when $6::boolean then $7 else th.system_prompt end,
         metadata = case when $8::boolean then $9::jsonb else th.metadata end,
         updated_at = case when $4::boolean or $6::boolean or $8::boolean then now() else th.updated_at end
-    where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+    where th.id = $1
+    and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
     returning *
 )
 select c.*, t.status as last_turn_status
 from changed c
-left join turns t on t.id = c.last_turn_id and t.tenant_id = c.tenant_id;
+left join turns t on t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true;
 
 -- name: lock_thread :one
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user
 select th.id
 from threads th
-where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+where th.id = $1
+    and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
 for update;
 
 -- name: delete_thread :one
 -- Hides a thread and all that hangs on it. $1 thread  $2 tenant  $3 user
 update threads th
 set deleted_at = now(), updated_at = now()
-where th.id = $1 and th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+where th.id = $1
+    and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
 returning th.id;
 
 -- name: list_messages :many

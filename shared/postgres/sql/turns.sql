@@ -1,35 +1,40 @@
+-- A row is found by its key alone. What merely checks the row is written `(…) is true`, which no index
+-- can serve: with young statistics "all turns of the tenant" would look as cheap as the primary key,
+-- and stay the plan of the connection while the table grows. tests/integration/postgres/test_plans.py
+
 -- name: get_turn :one
 -- One turn of one user. $1 turn  $2 tenant  $3 user
 select t.*
 from turns t
-join threads th on th.id = t.thread_id and th.deleted_at is null
-where t.id = $1 and t.tenant_id = $2 and t.user_id = $3;
+where t.id = $1
+    and (t.tenant_id = $2 and t.user_id = $3) is true
+    and (select th.deleted_at is null from threads th where th.id = t.thread_id);
 
 -- name: get_turn_of_tenant :one
 -- One turn, for code that has already checked who asks. $1 turn  $2 tenant
 select t.*
 from turns t
-where t.id = $1 and t.tenant_id = $2;
+where t.id = $1 and (t.tenant_id = $2) is true;
 
 -- name: list_ended_turns :many
 -- Which of the followed turns have ended; one question for all streams of a process. $1 turns
 -- -- scope: system
 select t.id
 from turns t
-where t.id = any($1::uuid[]) and t.status in ({terminal});
+where t.id = any($1::uuid[]) and (t.status in ({terminal})) is true;
 
 -- name: list_turns :many
 -- A user's turns, newest first. $1 tenant $2 user $3 thread? $4 status? $5 concurrency key?
 -- $6 before accept_seq?  $7 most
 select t.*
 from turns t
-join threads th on th.id = t.thread_id and th.deleted_at is null
 where t.tenant_id = $1
     and t.user_id = $2
     and ($3::uuid is null or t.thread_id = $3)
     and ($4::turn_status is null or t.status = $4)
     and ($5::text is null or t.concurrency_key = $5)
     and ($6::bigint is null or t.accept_seq < $6)
+    and (select th.deleted_at is null from threads th where th.id = t.thread_id)
 order by t.accept_seq desc
 limit $7;
 
@@ -37,9 +42,9 @@ limit $7;
 -- The turn of a thread that runs, or else the first that waits. $1 tenant  $2 user  $3 thread
 select t.*
 from turns t
-join threads th on th.id = t.thread_id and th.deleted_at is null
-where t.tenant_id = $1 and t.user_id = $2 and t.thread_id = $3
-    and t.status in ({active})
+where t.thread_id = $3
+    and (t.tenant_id = $1 and t.user_id = $2 and t.status in ({active})) is true
+    and (select th.deleted_at is null from threads th where th.id = t.thread_id)
 order by (t.status in ({sources:claim})), t.accept_seq
 limit 1;
 
@@ -64,8 +69,8 @@ set cancel_requested_at = coalesce(t.cancel_requested_at, now()),
     last_seq = case when t.status = {target:claim} then t.last_seq else 1 end,
     ended_at = case when t.status = {target:claim} then null else now() end,
     updated_at = now()
-where t.id = $1 and t.tenant_id = $2 and t.user_id = $3
-    and t.status in ({sources:cancel})
+where t.id = $1
+    and (t.tenant_id = $2 and t.user_id = $3 and t.status in ({sources:cancel})) is true
 returning t.*;
 
 -- name: force_cancel :one
@@ -84,8 +89,13 @@ with ended as (
         output_message_id = $4,
         ended_at = now(),
         updated_at = now()
-    where t.id = $1 and t.tenant_id = $2 and t.attempt = $3
-        and t.status = {target:claim} and t.cancel_requested_at is not null
+    where t.id = $1
+        and (
+            t.tenant_id = $2
+            and t.attempt = $3
+            and t.status = {target:claim}
+            and t.cancel_requested_at is not null
+        ) is true
     returning *
 ),
 written as (
@@ -132,14 +142,16 @@ with changed as (
     update messages m
     set content = $3, raw_data = $4::jsonb, updated_at = now()
     from turns t
-    where t.id = $2 and t.tenant_id = $1 and t.status = {target:cancel}
-        and m.id = t.output_message_id and m.tenant_id = $1
+    where t.id = $2
+        and (t.tenant_id = $1 and t.status = {target:cancel}) is true
+        and m.id = t.output_message_id
+        and m.tenant_id = $1
     returning m.id, m.thread_id
 )
 update threads th
 set last_message_preview = $5, updated_at = now()
 from changed c
-where th.id = c.thread_id and th.tenant_id = $1
+where th.id = c.thread_id and (th.tenant_id = $1) is true
 returning c.id;
 
 -- name: add_partial_text :one
@@ -148,8 +160,10 @@ returning c.id;
 with cancelled as (
     update turns t
     set output_message_id = t.planned_output_message_id, updated_at = now()
-    where t.id = $2 and t.tenant_id = $1 and t.status = {target:cancel}
-        and t.output_message_id is null
+    where t.id = $2
+        and (
+            t.tenant_id = $1 and t.status = {target:cancel} and t.output_message_id is null
+        ) is true
     returning t.*
 ),
 written as (
@@ -165,14 +179,14 @@ written as (
 update threads th
 set last_message_preview = $5, last_message_at = now(), updated_at = now()
 from written w
-where th.id = w.thread_id and th.tenant_id = $1
+where th.id = w.thread_id and (th.tenant_id = $1) is true
 returning w.id;
 
 -- name: list_output_messages :many
 -- What a finished turn said, in order; the source of a replay without a log. $1 tenant  $2 turn
 select m.id, m.role, m.content, m.raw_data
 from messages m
-join turns t on t.id = $2 and t.tenant_id = $1
+join turns t on t.id = $2 and (t.tenant_id = $1) is true
 where m.tenant_id = $1 and m.thread_id = t.thread_id and m.turn_seq = t.accept_seq
     and m.role <> 'user' and m.superseded_at is null
 order by m.seq;
