@@ -21,12 +21,13 @@ class Tally:
     durations_s: list[float] = field(default_factory=list)
     first_delta_s: list[float] = field(default_factory=list)
 
-    def percentile(self, values: list[float], share: float) -> float:
-        """Nearest-rank percentile in milliseconds; NaN without values."""
-        if not values:
-            return float("nan")
-        ordered = sorted(values)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
+
+def percentile_ms(values_s: list[float], share: float) -> float:
+    """Nearest-rank percentile in milliseconds; NaN without values."""
+    if not values_s:
+        return float("nan")
+    ordered = sorted(values_s)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
 
 class Connection(asyncio.Protocol):

@@ -21,6 +21,7 @@ import orjson
 import psutil
 
 from benchmarks.load import build_request
+from deploy.configuration import free_port
 from deploy.embedded.valkey import find_binary
 from shared.postgres.migrate import migrate
 from shared.postgres.pool import Database, connect
@@ -53,13 +54,6 @@ class System(Protocol):
     def submit_request(self, deltas: int) -> bytes: ...
     def get_request(self, turn_id: str) -> bytes: ...
     def submit_one(self, deltas: int) -> str: ...
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
