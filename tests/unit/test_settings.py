@@ -1,6 +1,8 @@
-"""Which models a deployment runs."""
+"""Which models a deployment runs, and that no setting is without effect."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,9 @@ def test_models_that_do_not(model_id: str) -> None:
 def test_a_name_cannot_lead_a_provider_s_url_elsewhere(name: str) -> None:
     assert not SETTINGS.runs_model(f"google:{name}")
     assert not SETTINGS.runs_model(f"openai-chat:{name}")
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    folders = ("api", "deploy", "shared", "worker")
+    code = "\n".join(path.read_text() for name in folders for path in Path(name).rglob("*.py"))
+    assert not [name for name in Settings.model_fields if f".{name}" not in code]

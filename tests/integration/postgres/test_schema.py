@@ -8,18 +8,7 @@ import asyncpg
 import pytest
 
 from shared.postgres.migrate import migrate
-from shared.postgres.queries import load_queries
 from shared.turn.state import TERMINAL, TurnStatus
-
-
-async def test_every_query_can_be_prepared(admin: Any) -> None:
-    for query in load_queries().values():
-        await admin.prepare(query.sql)
-
-
-async def test_statuses_of_postgres_are_those_of_the_state_machine(admin: Any) -> None:
-    rows = await admin.fetch("select unnest(enum_range(null::turn_status))::text as label")
-    assert [row["label"] for row in rows] == [str(status) for status in TurnStatus]
 
 
 async def test_postgres_knows_which_statuses_are_terminal(admin: Any) -> None:

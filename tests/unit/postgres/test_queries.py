@@ -73,3 +73,9 @@ def test_every_query_is_scoped_to_a_tenant_or_says_that_it_is_not(name: str) -> 
 @pytest.mark.parametrize("name", sorted(load_queries()))
 def test_no_guard_is_left_unfilled(name: str) -> None:
     assert not re.search(r"\{\w+(:\w+)?\}", load_queries()[name].sql)
+
+
+def test_every_query_is_asked_for_by_name() -> None:
+    folders = ("api", "shared", "worker")
+    code = "\n".join(path.read_text() for name in folders for path in Path(name).rglob("*.py"))
+    assert not [name for name in load_queries() if f'"{name}"' not in code]
