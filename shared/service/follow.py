@@ -369,13 +369,14 @@ def replay_ended(turn: Turn, text: str, reasoning: str, after: Cursor) -> list[E
     """A finished turn as few events. All but the end have seq 0: they cannot be resumed from."""
     attempt = max(turn.attempt, 1)
     payloads: list[bytes] = []
-    if after.attempt < attempt or after.seq == 0:
+    has_spoken = turn.started_at is not None or bool(text)
+    if has_spoken and (after.attempt < attempt or after.seq == 0):
         payloads.append(encode_event(TurnStarted(attempt=attempt, model_id=turn.model_id)))
         if reasoning:
             payloads.append(encode_event(ReasoningDelta(text=reasoning)))
         if text:
             payloads.append(encode_event(MessageDelta(text=text)))
-    elif after.seq < turn.last_seq:
+    elif has_spoken and after.seq < turn.last_seq:
         payloads.append(encode_event(TurnSnapshot(text=text, reasoning=reasoning)))
     batches = [EventBatch(attempt, 0, [payload]) for payload in payloads]
     end = EventBatch(attempt, max(turn.last_seq, 1), [encode_event(ended_event(turn))])
