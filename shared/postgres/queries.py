@@ -2,7 +2,7 @@
 
 A query is a block `-- name: verb_noun :one|many|exec`, a line of purpose, then the statement.
 Placeholders such as `{sources:claim}` and `{active}` are filled from the state machine, so that no
-SQL file lists statuses by hand.
+SQL file lists statuses by hand. Why many conditions read `(…) is true`: see `sql/turns.sql`.
 """
 
 from __future__ import annotations

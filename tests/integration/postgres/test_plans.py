@@ -62,7 +62,9 @@ async def young(admin: Any, principal: Principal) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(BY_KEY))
-async def test_a_row_is_found_by_its_key_however_young_the_statistics(young: Any, name: str) -> None:
+async def test_a_row_is_found_by_its_key_however_young_the_statistics(
+    young: Any, name: str
+) -> None:
     sql = QUERIES[name].sql
     nulls = ", ".join(["null"] * len(set(re.findall(r"\$\d+", re.sub(r"--.*", "", sql)))))
     await young.execute("set plan_cache_mode = force_generic_plan")
