@@ -147,6 +147,7 @@ class Reaper:
         if turn.status is TurnStatus.CANCELLED:
             turn = await self._turns.keep_partial_text(turn, attempt)
         if turn.is_terminal:
+            self._metrics.turns_ended.labels(status=turn.status).inc()
             await self._turns.publish_end(turn)
         else:
             await self._wait_again(turn)

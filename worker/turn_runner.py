@@ -332,10 +332,8 @@ def _storable_event(event: EngineEvent) -> EngineEvent:
         case MessageDelta() | ReasoningDelta():
             text = storable(event.text)
             return event if text is event.text else event.model_copy(update={"text": text})
-        case ToolCall():
-            return event.model_copy(update={"args": storable_json(event.args)})
-        case ToolResult():
-            return event.model_copy(update={"result": storable_json(event.result)})
+        case ToolCall() | ToolResult():
+            return event.model_copy(update=storable_json(event.model_dump()))
         case _:
             assert_never(event)
 

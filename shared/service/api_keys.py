@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
+import asyncpg
+
 from shared.errors import NotAuthenticated
 from shared.ids import new_id
 from shared.postgres.pool import Database, Transaction
@@ -158,6 +160,22 @@ def hash_secret(pepper: bytes, secret: str) -> bytes:
 def new_secret() -> str:
     """256 random bits that look like a key of ours."""
     return SECRET_PREFIX + secrets.token_urlsafe(32)
+
+
+async def revoke_api_key(database: Database, key_id: UUID) -> bool:
+    """Ends a key for good; every process refuses it within 5 s. False: there is no such key."""
+    return await database.fetch_one("revoke_api_key", key_id) is not None
+
+
+async def list_api_keys(database: Database, tenant_id: UUID | None) -> list[asyncpg.Record]:
+    """What is known of keys, of one tenant or of all. No secret is among it."""
+    return await database.fetch_many("list_api_keys", tenant_id)
+
+
+async def find_user(database: Database, tenant_id: UUID, email: str) -> UUID | None:
+    """The user with this address."""
+    row = await database.fetch_one("find_user", tenant_id, email)
+    return None if row is None else row["id"]
 
 
 async def create_tenant(database: Database | Transaction, name: str) -> UUID:

@@ -23,6 +23,30 @@ on conflict (key_hash) do update set revoked_at = null, name = excluded.name
     where api_keys.tenant_id = excluded.tenant_id and api_keys.user_id = excluded.user_id
 returning id;
 
+-- name: revoke_api_key :one
+-- Makes a key useless for good; no row = no such key. $1 key   -- scope: system
+update api_keys k
+set revoked_at = coalesce(k.revoked_at, now())
+where k.id = $1
+returning k.id;
+
+-- name: list_api_keys :many
+-- Keys of everybody or of one tenant, newest first. $1 tenant?
+select
+    k.id, k.tenant_id, k.prefix, k.name, k.created_at, k.expires_at, k.revoked_at,
+    u.email, n.name as tenant
+from api_keys k
+join users u on u.id = k.user_id
+join tenants n on n.id = k.tenant_id
+where $1::uuid is null or k.tenant_id = $1
+order by k.id desc;
+
+-- name: find_user :one
+-- A user by address. $1 tenant  $2 address
+select u.id
+from users u
+where u.tenant_id = $1 and u.email = $2;
+
 -- name: revoke_other_keys :many
 -- Revokes the keys of one name but for one secret: the development key was changed.
 -- $1 tenant  $2 name  $3 hash that stays
