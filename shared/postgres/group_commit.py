@@ -1,31 +1,19 @@
-"""Many small writes in one commit: while one batch is being committed, the next one gathers.
-
-No timer: on an idle process a write goes out at once, on a busy one commits carry many.
-"""
+"""Many small writes in one commit: while one batch is being committed, the next one gathers."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
 from shared.errors import PostgresUnavailable
+from shared.postgres.batches import Ask, Batches
 from shared.postgres.pool import Database
 
 MAX_BATCH: Final = 64
 _LANES: Final = 2
 """Batches in flight at once: one commits while the other is being sent."""
-MAX_WAIT_S: Final = 5.0
-"""What has waited longer for its batch is refused: Postgres is away, or far behind."""
-
-
-class _Run(NamedTuple):
-    args: tuple[Any, ...]
-    contended: UUID
-    asked_at: float
-    future: asyncio.Future[asyncpg.Record | None]
 
 
 class GroupCommit:
@@ -39,8 +27,7 @@ class GroupCommit:
     def __init__(self, database: Database, query: str) -> None:
         self._database = database
         self._query = query
-        self._gathering: list[_Run] = []
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._batches = Batches(self._send, most=MAX_BATCH, lanes=_LANES)
 
     async def run(self, *args: Any, contended: UUID) -> asyncpg.Record | None:
         """The row of this run, once its batch is committed.
@@ -50,85 +37,34 @@ class GroupCommit:
 
         Raises:
             PostgresUnavailable: the outcome of the commit is unknown, or it did not happen, or the
-                run waited `MAX_WAIT_S` for its batch.
+                run waited too long for its batch.
             asyncpg.PostgresError: this run broke a constraint.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[asyncpg.Record | None] = loop.create_future()
-        self._gathering.append(_Run(args, contended, loop.time(), future))
-        if len(self._flushes) < _LANES:
-            self._start_flush()
-        return await future
+        return await self._batches.ask((contended, *args))
 
-    def _start_flush(self) -> None:
-        task = asyncio.create_task(self._flush())
-        self._flushes.add(task)
-        task.add_done_callback(self._flushed)
-
-    def _flushed(self, task: asyncio.Task[None]) -> None:
-        self._flushes.discard(task)
-        if self._gathering and len(self._flushes) < _LANES:
-            self._start_flush()
-        if not task.cancelled():
-            task.result()  # a defect in _flush must be loud
-
-    async def _flush(self) -> None:
-        self._refuse_late()
-        batch, self._gathering = self._gathering[:MAX_BATCH], self._gathering[MAX_BATCH:]
-        if not batch:
-            return
-        batch.sort(key=lambda run: run.contended)
+    async def _send(self, batch: list[Ask]) -> None:
+        batch = sorted(batch, key=lambda ask: ask.args[0])  # stable: a thread's runs keep order
         try:
-            await self._run_together(batch)
-        finally:
-            for run in batch:
-                _fail(run.future, asyncio.CancelledError())
-
-    def _refuse_late(self) -> None:
-        oldest = asyncio.get_running_loop().time() - MAX_WAIT_S
-        late = [run for run in self._gathering if run.asked_at < oldest]
-        self._gathering = self._gathering[len(late) :]
-        error = PostgresUnavailable("Postgres does not keep up: the write was not sent")
-        for run in late:
-            _fail(run.future, error)
-
-    async def _run_together(self, batch: list[_Run]) -> None:
-        try:
-            rows = await self._database.fetch_each(self._query, [run.args for run in batch])
+            rows = await self._database.fetch_each(self._query, [ask.args[1:] for ask in batch])
         except asyncpg.PostgresError:
-            await self._run_one_by_one(batch)
+            await self._send_one_by_one(batch)
         except PostgresUnavailable as error:
-            for run in batch:
-                _fail(run.future, error)
+            for ask in batch:
+                ask.fail(error)
         else:
             found = {row["id"]: row for row in rows}
-            for run in batch:
-                _answer(run.future, found.get(run.args[0]))
+            for ask in batch:
+                ask.answer(found.get(ask.args[1]))
 
-    async def _run_one_by_one(self, batch: list[_Run]) -> None:
-        for index, run in enumerate(batch):
+    async def _send_one_by_one(self, batch: list[Ask]) -> None:
+        for index, ask in enumerate(batch):
             try:
-                row = await self._database.fetch_one(self._query, *run.args)
+                row = await self._database.fetch_one(self._query, *ask.args[1:])
             except asyncpg.PostgresError as error:
-                _fail(run.future, error)
+                ask.fail(error)
             except PostgresUnavailable as error:
                 for rest in batch[index:]:
-                    _fail(rest.future, error)
+                    rest.fail(error)
                 return
             else:
-                _answer(run.future, row)
-
-
-def _answer(future: asyncio.Future[asyncpg.Record | None], row: asyncpg.Record | None) -> None:
-    if not future.done():
-        future.set_result(row)
-
-
-def _fail(future: asyncio.Future[asyncpg.Record | None], error: BaseException) -> None:
-    if future.done():
-        return
-    if isinstance(error, asyncio.CancelledError):
-        future.cancel()
-    else:
-        future.set_exception(error)
-        future.exception()  # read here: the caller may have gone
+                ask.answer(row)

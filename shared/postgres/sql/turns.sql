@@ -10,6 +10,20 @@ where t.id = $1
     and (t.tenant_id = $2 and t.user_id = $3) is true
     and (select th.deleted_at is null from threads th where th.id = t.thread_id);
 
+-- name: get_turn_versions :many
+-- How far turns are, each asked for by its user; no row = not theirs to see.
+-- $1 turns  $2 tenants  $3 users
+select t.id, t.tenant_id, t.user_id, t.attempt, t.status, t.updated_at
+from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as asked (turn_id, tenant_id, user_id)
+cross join lateral (
+    select own.id, own.tenant_id, own.user_id, own.attempt, own.status, own.updated_at
+    from turns own
+    where own.id = asked.turn_id
+        and (own.tenant_id = asked.tenant_id and own.user_id = asked.user_id) is true
+        and (select th.deleted_at is null from threads th where th.id = own.thread_id)
+    limit 1
+) t;
+
 -- name: get_turn_of_tenant :one
 -- One turn, for code that has already checked who asks. $1 turn  $2 tenant
 select t.*

@@ -26,6 +26,7 @@ BY_KEY = {
     "hand_back_turns": {"turns_pkey"},
     "reap_turn": {"turns_pkey"},
     "get_turn": {"turns_pkey", "threads_pkey"},
+    "get_turn_versions": {"turns_pkey", "threads_pkey"},
     "get_turn_of_tenant": {"turns_pkey"},
     "list_ended_turns": {"turns_pkey"},
     "request_cancel": {"turns_pkey"},

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from shared.errors import PostgresUnavailable
-from shared.postgres import group_commit
+from shared.postgres import batches, group_commit
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
 
@@ -50,7 +50,7 @@ async def test_everybody_behind_a_postgres_that_keeps_up_is_served() -> None:
 
 
 async def test_who_waits_too_long_is_refused_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(batches, "MAX_WAIT_S", 0.05)
     database = SlowDatabase(0.1)
     served = await outcomes(database, 1000)
     assert served == [True] * database.sent + [False] * (1000 - database.sent)
