@@ -331,7 +331,7 @@ def _storable_event(event: EngineEvent) -> EngineEvent:
     match event:
         case MessageDelta() | ReasoningDelta():
             text = storable(event.text)
-            return event if text is event.text else event.model_copy(update={"text": text})
+            return event if text is event.text else type(event)(text)
         case ToolCall() | ToolResult():
             return event.model_copy(update=storable_json(event.model_dump()))
         case _:

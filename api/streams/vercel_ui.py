@@ -10,6 +10,8 @@ from typing import Any, Final, assert_never
 import orjson
 
 from shared.turn.events import (
+    MESSAGE_DELTA_HEAD,
+    REASONING_DELTA_HEAD,
     AwaitingApproval,
     Cursor,
     EventBatch,
@@ -36,8 +38,10 @@ class VercelUIEncoder:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._attempt = 0
-        self._text: list[str] = []
+        self._said: list[bytes] = []
+        """JSON strings of the attempt's text: read only when a snapshot comes."""
         self._open_part: str | None = None
+        self._delta_head = b""
         self._part_count = 0
         self._step_is_open = False
         self._tools_answered = False
@@ -59,7 +63,7 @@ class VercelUIEncoder:
         return _frame(type="data-turn-queued", data={"position": position}, transient=True)
 
     def encode(self, batch: EventBatch) -> bytes:
-        return b"".join(self._encode(payload) for payload in batch.payloads)
+        return b"".join([self._encode(payload) for payload in batch.payloads])
 
     def keep_alive(self) -> bytes:
         return b": keep-alive\n\n"
@@ -70,6 +74,11 @@ class VercelUIEncoder:
         )
 
     def _encode(self, payload: bytes) -> bytes:
+        # A delta's text is passed on as the JSON string it is: most events are deltas.
+        if payload.startswith(MESSAGE_DELTA_HEAD):
+            return self._continue_part("text", payload[len(MESSAGE_DELTA_HEAD) : -1])
+        if payload.startswith(REASONING_DELTA_HEAD):
+            return self._continue_part("reasoning", payload[len(REASONING_DELTA_HEAD) : -1])
         event = decode_event(payload)
         match event:
             case TurnQueued():
@@ -77,9 +86,9 @@ class VercelUIEncoder:
             case TurnStarted():
                 return self._begin_attempt(event.attempt)
             case MessageDelta():
-                return self._continue_part("text", event.text)
+                return self._continue_part("text", orjson.dumps(event.text))
             case ReasoningDelta():
-                return self._continue_part("reasoning", event.text)
+                return self._continue_part("reasoning", orjson.dumps(event.text))
             case ToolCall():
                 return self._call_tool(event)
             case ToolResult():
@@ -100,7 +109,7 @@ class VercelUIEncoder:
             frames = self._close_step() + _frame(
                 type="data-turn-attempt", data={"attempt": attempt}
             )
-            self._text.clear()
+            self._said.clear()
         self._attempt = attempt
         return frames + self._open_step()
 
@@ -118,15 +127,20 @@ class VercelUIEncoder:
         self._tools_answered = False
         return frames
 
-    def _continue_part(self, kind: str, text: str) -> bytes:
-        frames = self._open_part_of(kind)
+    def _continue_part(self, kind: str, text: bytes) -> bytes:
+        """`text` is a JSON string."""
         if kind == "text":
-            self._text.append(text)
-        return frames + _frame(type=f"{kind}-delta", id=self._part_id(kind), delta=text)
+            self._said.append(text)
+        if self._open_part != kind or self._tools_answered:
+            frames = self._open_part_of(kind)
+            self._delta_head = b'data: {"type":"%b-delta","id":"%b","delta":' % (
+                kind.encode(),
+                self._part_id(kind).encode(),
+            )
+            return b"%b%b%b}\n\n" % (frames, self._delta_head, text)
+        return b"%b%b}\n\n" % (self._delta_head, text)
 
     def _open_part_of(self, kind: str) -> bytes:
-        if self._open_part == kind and not self._tools_answered:
-            return b""
         # After tools have answered, the model is asked again: that is a new step.
         frames = self._close_step() if self._tools_answered else self._close_part()
         frames += self._open_step()
@@ -159,12 +173,12 @@ class VercelUIEncoder:
         )
 
     def _catch_up(self, event: TurnSnapshot) -> bytes:
-        said = "".join(self._text)
+        said = "".join(orjson.loads(text) for text in self._said)
         if event.text.startswith(said):
             missing = event.text[len(said) :]
-            return self._continue_part("text", missing) if missing else b""
+            return self._continue_part("text", orjson.dumps(missing)) if missing else b""
         frames = self._begin_attempt(self._attempt + 1)
-        return frames + self._continue_part("text", event.text)
+        return frames + self._continue_part("text", orjson.dumps(event.text))
 
     def _end(self, event: TurnEnded) -> bytes:
         if event.status is TurnStatus.CANCELLED:

@@ -7,8 +7,10 @@ counts 1, 2, 3 … within the attempt. `turn.started` opens an attempt, `turn.en
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.turn.state import TurnStatus
@@ -34,14 +36,24 @@ class TurnStarted(_Event):
     model_id: str = Field(alias="modelId")
 
 
-class MessageDelta(_Event):
+@dataclass(slots=True)
+class MessageDelta:
+    """A piece of the answer. A plain dataclass, like the other delta: there are many of them."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    text: str
     type: Literal["message.delta"] = "message.delta"
+
+
+@dataclass(slots=True)
+class ReasoningDelta:
+    """A piece of the model's reasoning."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     text: str
-
-
-class ReasoningDelta(_Event):
     type: Literal["reasoning.delta"] = "reasoning.delta"
-    text: str
 
 
 class ToolCall(_Event):
@@ -114,8 +126,17 @@ Event = Annotated[
 EVENT_ADAPTER: Final[TypeAdapter[Event]] = TypeAdapter(Event)
 
 
+MESSAGE_DELTA_HEAD: Final = b'{"type":"message.delta","text":'
+"""An encoded `MessageDelta` is this, the text as a JSON string, and `}`: encoders rely on it."""
+REASONING_DELTA_HEAD: Final = b'{"type":"reasoning.delta","text":'
+
+
 def encode_event(event: Event) -> bytes:
     """One event as compact JSON on one line (no raw newline can occur inside)."""
+    if isinstance(event, MessageDelta):
+        return b"%b%b}" % (MESSAGE_DELTA_HEAD, orjson.dumps(event.text))
+    if isinstance(event, ReasoningDelta):
+        return b"%b%b}" % (REASONING_DELTA_HEAD, orjson.dumps(event.text))
     return event.__pydantic_serializer__.to_json(event, by_alias=True, exclude_none=True)
 
 
