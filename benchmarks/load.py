@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import uvloop
+
+from benchmarks.answers import Answer, Ask
 
 _END_OF_CHUNKS = b"0\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length: "
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What one run under load came to."""
+
+    client: str
+    done: int
+    took_s: float
+    p50_ms: float
+    p99_ms: float
+    bad: int
+    fault: str
+
+    @property
+    def rate(self) -> float:
+        return self.done / self.took_s
 
 
 @dataclass
 class Tally:
-    """What the connections of one run have seen. Times in seconds."""
+    """What the connections of one run have seen: (end, duration) of each answer in seconds."""
 
-    done: int = 0
-    bad: int = 0
-    durations_s: list[float] = field(default_factory=list)
-    first_delta_s: list[float] = field(default_factory=list)
+    answers: list[tuple[float, float]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def durations_s(self) -> list[float]:
+        return [duration for _, duration in self.answers]
 
 
-def percentile_ms(values_s: list[float], share: float) -> float:
-    """Nearest-rank percentile in milliseconds; NaN without values."""
-    if not values_s:
+def percentile(values: Sequence[float], share: float) -> float:
+    """Nearest-rank percentile; NaN without values."""
+    if not values:
         return float("nan")
-    ordered = sorted(values_s)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 class Connection(asyncio.Protocol):
     """Sends `next_request()` again and again until it returns None, and reads each answer whole."""
 
     def __init__(
-        self,
-        next_request: Callable[[], bytes | None],
-        tally: Tally,
-        *,
-        delta: bytes | None = None,
-        deltas: int = 0,
+        self, next_request: Callable[[], bytes | None], answer: Answer, tally: Tally
     ) -> None:
         self._next_request = next_request
+        self._answer = answer
         self._tally = tally
-        self._delta = delta
-        self._deltas = deltas
         self._transport: asyncio.Transport | None = None
         self._sent_at = 0.0
-        self._first_at = 0.0
-        self._seen = 0
-        self._head = b""
+        self._pieces: list[bytes] = []
         self._left = -1
-        self._tail = b""
+        self._has_head = False
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,51 +77,47 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.finished.done():
-            self._tally.bad += 1
+            self._tally.faults.append("connection broken")
             self.finished.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if self._delta is not None:
-            found = data.count(self._delta)
-            if found and not self._seen:
-                self._first_at = time.perf_counter()
-            self._seen += found
-        if self._left < 0:
-            data = self._read_head(data)
-        if self._left >= 0:
+        self._pieces.append(data)
+        if not self._has_head:
+            self._read_head()
+        elif self._left >= 0:
             self._left -= len(data)
-            if self._left <= 0:
-                self._complete()
-            return
-        self._tail = (self._tail + data[-5:])[-5:]
-        if self._tail == _END_OF_CHUNKS:
+        if self._has_head and self._is_whole(data):
             self._complete()
 
-    def _read_head(self, data: bytes) -> bytes:
-        if self._head.endswith(_HEAD_END):
-            return data
-        head, separator, rest = (self._head + data).partition(_HEAD_END)
+    def _is_whole(self, data: bytes) -> bool:
+        if self._left >= 0:
+            return self._left == 0
+        if len(data) < len(_END_OF_CHUNKS):
+            data = b"".join(self._pieces[-6:])
+        return data.endswith(_END_OF_CHUNKS)
+
+    def _read_head(self) -> None:
+        so_far = b"".join(self._pieces)
+        head, separator, rest = so_far.partition(_HEAD_END)
         if not separator:
-            self._head = head
-            return b""
-        self._head = head + separator
-        if not head.startswith(b"HTTP/1.1 2"):
-            self._tally.bad += 1
+            return
+        self._has_head = True
+        self._pieces = [so_far]
         place = head.lower().find(_LENGTH)
         if place >= 0:
-            end = head.find(b"\r", place)
             start = place + len(_LENGTH)
-            self._left = int(head[start:] if end < 0 else head[start:end])
-        return rest
+            end = head.find(b"\r", start)
+            self._left = int(head[start:] if end < 0 else head[start:end]) - len(rest)
+        elif b" 304 " in head[:16]:
+            self._left = 0
 
     def _complete(self) -> None:
         now = time.perf_counter()
-        tally = self._tally
-        tally.done += 1
-        tally.durations_s.append(now - self._sent_at)
-        if self._delta is not None:
-            tally.first_delta_s.append(self._first_at - self._sent_at)
-            tally.bad += self._seen != self._deltas
+        self._tally.answers.append((now, now - self._sent_at))
+        head, _, body = b"".join(self._pieces).partition(_HEAD_END)
+        fault = self._answer.find_fault(int(head[9:12]), body)
+        if fault is not None:
+            self._tally.faults.append(fault)
         self._send()
 
     def _send(self) -> None:
@@ -115,53 +128,53 @@ class Connection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
             return
-        self._head, self._left, self._tail, self._seen = b"", -1, b"", 0
+        self._pieces, self._left, self._has_head = [], -1, False
         self._sent_at = time.perf_counter()
         self._transport.write(request)
 
 
-async def run_load(
+async def drive(
     port: int,
-    make_request: Callable[[], bytes],
+    ask: Ask,
+    prefix: str,
     *,
     connections: int,
     seconds: float,
-    most: int | None = None,
-    delta: bytes | None = None,
-    deltas: int = 0,
-) -> tuple[Tally, float]:
-    """Keeps `connections` busy for `seconds`, or for `most` requests; tells how long it took."""
+    ramp_s: float = 0.0,
+) -> Tally:
+    """Keeps `connections` busy for `seconds`; with a ramp they begin one after the other."""
     tally = Tally()
     loop = asyncio.get_running_loop()
-    began = time.perf_counter()
-    until = began + seconds
-
-    sent = 0
+    numbers = itertools.count()
+    until = time.perf_counter() + seconds
 
     def next_request() -> bytes | None:
-        nonlocal sent
-        if time.perf_counter() >= until or sent == most:
-            return None
-        sent += 1
-        return make_request()
+        return ask.render(next(numbers), prefix) if time.perf_counter() < until else None
 
     opened = []
     for _ in range(connections):
         _, protocol = await loop.create_connection(
-            lambda: Connection(next_request, tally, delta=delta, deltas=deltas), "127.0.0.1", port
+            lambda: Connection(next_request, ask.answer, tally), "127.0.0.1", port
         )
         opened.append(protocol)
-    async with asyncio.timeout(seconds + 60):
+        if ramp_s:
+            await asyncio.sleep(ramp_s / connections)
+    async with asyncio.timeout(seconds + _PATIENCE_S):
         await asyncio.wait([protocol.finished for protocol in opened])
-    return tally, time.perf_counter() - began
+    return tally
 
 
-def build_request(
-    method: str, path: str, body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()
-) -> bytes:
-    """One HTTP/1.1 request as bytes."""
-    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    if body:
-        lines += ["content-type: application/json", f"content-length: {len(body)}"]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+def run_python(port: int, ask: Ask, prefix: str, *, connections: int, seconds: float) -> LoadResult:
+    """The same as `run_wrk` where there is no wrk; costs the shared cores more."""
+    began = time.perf_counter()
+    tally = uvloop.run(drive(port, ask, prefix, connections=connections, seconds=seconds))
+    took_s = time.perf_counter() - began
+    return LoadResult(
+        client="python",
+        done=len(tally.answers),
+        took_s=took_s,
+        p50_ms=percentile(tally.durations_s, 0.5) * 1000,
+        p99_ms=percentile(tally.durations_s, 0.99) * 1000,
+        bad=len(tally.faults),
+        fault=tally.faults[0] if tally.faults else "",
+    )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,64 +14,59 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from uuid import UUID
 
-import orjson
-import psutil
-
-from benchmarks.load import build_request
+from benchmarks.answers import Answer, Ask
+from benchmarks.baseline.configuration import DDL
+from benchmarks.servers import Servers, await_port, execute, fetch
 from deploy.configuration import free_port
-from deploy.embedded.valkey import find_binary
+from deploy.embedded.tether import tethered
 from shared.postgres.migrate import migrate
-from shared.postgres.pool import Database, connect
+from shared.postgres.pool import Database
 from shared.service.api_keys import create_api_key, create_tenant, create_user
 
+ROOT = Path(__file__).resolve().parent.parent
+OUR_BASELINE = Path(__file__).with_name("baseline")
 PEPPER = "benchmark-pepper-0123456789"
-START_PATIENCE_S = 20.0
+THREADS = 20_000
+STOP_PATIENCE_S = 8.0
+READY_PATIENCE_S = 20.0
 
 
-@dataclass
-class Servers:
-    """Addresses and process ids of the servers that both sides use."""
+@dataclass(frozen=True)
+class Options:
+    """How a side is started for a scenario; None leaves its own default."""
 
-    dsn: str
-    redis_port: int
-    pids: dict[str, int] = field(default_factory=dict)
+    deltas: int = 50
+    interval_ms: int = 0
+    concurrency: int | None = None
+    workers: int = 1
+    threads: int = THREADS
 
 
 class System(Protocol):
-    """One side of a comparison."""
+    """One running side of a comparison."""
 
     name: str
     port: int
-    delta: bytes
+    dsn: str
+    servers: Servers
 
     @property
     def pids(self) -> dict[str, int]: ...
 
-    def stream_request(self, deltas: int) -> bytes: ...
-    def submit_request(self, deltas: int) -> bytes: ...
-    def get_request(self, turn_id: str) -> bytes: ...
-    def submit_one(self, deltas: int) -> str: ...
-
-
-@contextlib.contextmanager
-def run_valkey(directory: Path) -> Iterator[tuple[int, int]]:
-    """A Valkey on loopback TCP without persistence; yields its port and process id."""
-    port = free_port()
-    command = [str(find_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    process = subprocess.Popen(
-        [*command, "--appendonly", "no", "--dir", str(directory)], stdout=subprocess.DEVNULL
-    )
-    try:
-        _await_port(port)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(10)
+    def stream_ask(self) -> Ask: ...
+    def submit_ask(self) -> Ask: ...
+    def get_asks(self, run_name: str) -> dict[str, Ask]: ...
+    def cancel_ask(self, turn_id: str) -> Ask: ...
+    def count_turns(self) -> dict[str, int]: ...
+    def count_queued(self) -> int: ...
 
 
 class _Processes:
+    """Processes of one side: they die with the kit, and miss what the terminal sends it."""
+
     def __init__(self) -> None:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -82,7 +76,11 @@ class _Processes:
 
     def start(self, name: str, command: list[str], env: dict[str, str], cwd: Path) -> None:
         self._running[name] = subprocess.Popen(
-            command, env={**os.environ, **env}, cwd=cwd, stdout=subprocess.DEVNULL
+            tethered(command, signal.SIGKILL),
+            env={**os.environ, **env},
+            cwd=cwd,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def stop(self) -> None:
@@ -90,184 +88,274 @@ class _Processes:
             process.send_signal(signal.SIGTERM)
         for process in self._running.values():
             try:
-                process.wait(8)
+                process.wait(STOP_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
+@dataclass
 class Turnkeep:
     """One API process and one worker, with everything that the product does by default."""
 
-    name = "turnkeep"
-    delta = b'"text-delta"'
-
-    def __init__(self, port: int, key: str, threads: list[str], processes: _Processes) -> None:
-        self.port = port
-        self._headers = (("authorization", f"Bearer {key}"),)
-        self._threads = itertools.cycle(threads)
-        self._processes = processes
-        self._numbers = itertools.count()
+    port: int
+    dsn: str
+    servers: Servers
+    key: str
+    tenant_id: UUID
+    threads: tuple[str, ...]
+    options: Options
+    processes: _Processes = field(repr=False)
+    name: str = "turnkeep"
 
     @property
     def pids(self) -> dict[str, int]:
-        return self._processes.pids
+        return self.processes.pids
 
-    def _body(self, deltas: int) -> bytes:
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.key}"),)
+
+    def stream_ask(self) -> Ask:
+        texts = tuple(f'w{number} "' for number in range(self.options.deltas))
+        return self.turn_ask("/turns/stream", Answer(200, '"delta":"', texts, "data: [DONE]"))
+
+    def submit_ask(self) -> Ask:
+        return self.turn_ask("/turns", Answer(202, end='"status":"'))
+
+    def turn_ask(self, tail: str, answer: Answer, script: dict[str, Any] | None = None) -> Ask:
+        """A POST of a turn; its script is that of the options unless one is given."""
+        script = script or {"deltas": self.options.deltas, "intervalMs": self.options.interval_ms}
         # A key of its own for every turn: what is measured is the system, not one thread's queue.
-        return orjson.dumps(
-            {
-                "message": "hello world, tell me a story",
-                "concurrencyKey": f"bench-{next(self._numbers)}",
-                "settings": {"script": {"deltas": deltas, "intervalMs": 0}},
-            }
+        return Ask(
+            "POST",
+            "/api/v1/chat/threads/",
+            answer,
+            ids=self.threads,
+            path_tail=tail,
+            headers=self.headers,
+            body='{"message":"hello world, tell me a story","concurrencyKey":"bench-',
+            body_tail=f'","settings":{{"script":{json.dumps(script)}}}}}',
         )
 
-    def stream_request(self, deltas: int) -> bytes:
-        path = f"/api/v1/chat/threads/{next(self._threads)}/turns/stream"
-        return build_request("POST", path, self._body(deltas), self._headers)
+    def get_asks(self, run_name: str) -> dict[str, Ask]:
+        """Gets of turns made for it: a turn that never speaks is ended after a minute."""
+        hanging = self.turn_ask("/turns", Answer(202), {"deltas": 1, "hangAfter": 1})
+        live = self.submit_one(f"live-{run_name}", hanging)
+        finished = self.submit_one(f"finished-{run_name}", self.submit_ask())
+        time.sleep(1.0)
+        url = f"http://127.0.0.1:{self.port}/api/v1/chat/turns/{finished}"
+        asked = urllib.request.Request(url, headers=dict(self.headers))
+        with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - loopback
+            tag = str(answer.headers["etag"])
+        return {
+            "finished": self._get_ask(finished, Answer(200, end='"completed"')),
+            "live": self._get_ask(live, Answer(200, end='"running"')),
+            "finished, 304": self._get_ask(finished, Answer(304), (("if-none-match", tag),)),
+        }
 
-    def submit_request(self, deltas: int) -> bytes:
-        path = f"/api/v1/chat/threads/{next(self._threads)}/turns"
-        return build_request("POST", path, self._body(deltas), self._headers)
+    def _get_ask(
+        self, turn_id: str, answer: Answer, headers: tuple[tuple[str, str], ...] = ()
+    ) -> Ask:
+        path = f"/api/v1/chat/turns/{turn_id}"
+        return Ask("GET", path, answer, headers=(*self.headers, *headers))
 
-    def get_request(self, turn_id: str) -> bytes:
-        return build_request("GET", f"/api/v1/chat/turns/{turn_id}", headers=self._headers)
+    def cancel_ask(self, turn_id: str) -> Ask:
+        path = f"/api/v1/chat/turns/{turn_id}/cancel"
+        return Ask("POST", path, headers=self.headers, body="{}")
 
-    def submit_one(self, deltas: int) -> str:
-        path = f"/api/v1/chat/threads/{next(self._threads)}/turns"
-        return _post(self.port, path, self._body(deltas), dict(self._headers))
+    def submit_one(self, name: str, ask: Ask) -> str:
+        """Submits one turn and returns its id."""
+        return post(self.port, ask.render(0, name))
+
+    def count_turns(self) -> dict[str, int]:
+        rows = fetch(
+            self.dsn,
+            "select status::text, count(*) from turns where tenant_id = $1 group by 1",
+            self.tenant_id,
+        )
+        return {row["status"]: row["count"] for row in rows}
+
+    def count_queued(self) -> int:
+        return count_members(self.servers, "tk:*:line:*", "tk:*:busy:*", "tk:*:ready")
 
 
+@dataclass
 class Baseline:
     """A plain Starlette + arq + asyncpg service, for comparison; see its own README."""
 
-    name = "baseline"
-    delta = b'"delta"'
-
-    def __init__(self, port: int, processes: _Processes) -> None:
-        self.port = port
-        self._processes = processes
+    port: int
+    dsn: str
+    servers: Servers
+    options: Options
+    processes: _Processes = field(repr=False)
+    name: str = "baseline"
 
     @property
     def pids(self) -> dict[str, int]:
-        return self._processes.pids
+        return self.processes.pids
 
-    def stream_request(self, deltas: int) -> bytes:
-        return build_request("POST", "/turns?stream=1", b'{"input":"hello world, tell me a story"}')
+    def stream_ask(self) -> Ask:
+        texts = tuple(f'{number}, "text": " tok{number}"' for number in range(self.options.deltas))
+        return self._turn_ask("/turns?stream=1", Answer(200, '"seq": ', texts, '"done"'))
 
-    def submit_request(self, deltas: int) -> bytes:
-        return build_request("POST", "/turns", b'{"input":"hello world, tell me a story"}')
+    def submit_ask(self) -> Ask:
+        return self._turn_ask("/turns", Answer(202, end='"queued"'))
 
-    def get_request(self, turn_id: str) -> bytes:
-        return build_request("GET", f"/turns/{turn_id}")
+    def _turn_ask(self, path: str, answer: Answer) -> Ask:
+        return Ask("POST", path, answer, body='{"input":"hello world, tell me a story"}')
 
-    def submit_one(self, deltas: int) -> str:
-        return _post(self.port, "/turns", b'{"input":"hello"}', {})
+    def get_asks(self, run_name: str) -> dict[str, Ask]:
+        turn_id = post(self.port, self.submit_ask().render(0, run_name))
+        time.sleep(1.0)
+        right = Answer(200, end='"completed"')
+        return {
+            "finished": Ask("GET", f"/turns/{turn_id}", right),
+            "finished, its Redis copy": Ask("GET", f"/rturns/{turn_id}", right),
+        }
 
+    def cancel_ask(self, turn_id: str) -> Ask:
+        return Ask("POST", f"/turns/{turn_id}/cancel", body="{}")
 
-@contextlib.contextmanager
-def run_turnkeep(servers: Servers, root: Path) -> Iterator[Turnkeep]:
-    """Starts the product on the servers, with a tenant and threads of its own."""
-    key, threads = asyncio.run(_prepare(servers.dsn))
-    port = free_port()
-    env = {
-        "TURNKEEP_DATABASE_URL": servers.dsn,
-        "TURNKEEP_REDIS_URL": f"redis://127.0.0.1:{servers.redis_port}/0",
-        "TURNKEEP_KEY_PEPPER": PEPPER,
-        "TURNKEEP_PORT": str(port),
-        "TURNKEEP_LOG_LEVEL": "warning",
-        "TURNKEEP_DRAIN_S": "2",
-    }
-    processes = _Processes()
-    try:
-        processes.start("worker", [sys.executable, "-m", "worker"], env, root)
-        processes.start("api", [sys.executable, "-m", "api"], env, root)
-        _await_port(port)
-        time.sleep(1.5)  # the worker imports and makes the first generation
-        yield Turnkeep(port, key, threads, processes)
-    finally:
-        processes.stop()
+    def count_turns(self) -> dict[str, int]:
+        rows = fetch(self.dsn, "select status, count(*) from turns group by 1")
+        return {row["status"]: row["count"] for row in rows}
+
+    def count_queued(self) -> int:
+        return count_members(self.servers, "arq:queue", "arq:in-progress:*", "arq:abort")
 
 
-@contextlib.contextmanager
-def run_baseline(servers: Servers, folder: Path, deltas: int) -> Iterator[Baseline]:
-    """Starts the baseline in `folder` with its quickest poll."""
-    asyncio.run(_drop_baseline(servers.dsn))
-    port = free_port()
-    env = {
-        "PG_DSN": servers.dsn,
-        "RPORT": str(servers.redis_port),
-        "POLL": "0.01",
-        "DELTAS": str(deltas),
-    }
-    server = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
-    processes = _Processes()
-    try:
-        processes.start("worker", [sys.executable, "worker.py"], env, folder)
-        time.sleep(1.5)  # its worker makes the table
+@dataclass(frozen=True)
+class Side:
+    """How to start one side: `start` gives a running system on a fresh database."""
+
+    name: str
+    servers: Servers
+    python: str = sys.executable
+    folder: Path = OUR_BASELINE
+
+    @contextlib.contextmanager
+    def start(self, options: Options | None = None, dsn: str | None = None) -> Iterator[System]:
+        """A running side; `dsn` names a database that is there already and stays."""
+        options = options or Options()
+        fresh = dsn is None
+        dsn = dsn or self.servers.make_database()
+        self.servers.redis.flushall()
+        processes = _Processes()
+        try:
+            if self.name == "turnkeep":
+                yield self._start_turnkeep(dsn, options, processes)
+            else:
+                yield self._start_baseline(dsn, options, processes)
+        finally:
+            processes.stop()
+            if fresh:
+                self.servers.drop_database(dsn)
+
+    def _start_turnkeep(self, dsn: str, options: Options, processes: _Processes) -> Turnkeep:
+        key, tenant_id, threads = _prepare(dsn, options.threads)
+        port = free_port()
+        env = {
+            "TURNKEEP_DATABASE_URL": dsn,
+            "TURNKEEP_REDIS_URL": f"redis://127.0.0.1:{self.servers.redis_port}/0",
+            "TURNKEEP_KEY_PEPPER": PEPPER,
+            "TURNKEEP_PORT": str(port),
+            "TURNKEEP_LOG_LEVEL": "warning",
+            "TURNKEEP_DRAIN_S": "2",
+        }
+        if options.concurrency is not None:
+            env["TURNKEEP_WORKER_CONCURRENCY"] = str(options.concurrency)
+        for number in range(options.workers):
+            processes.start(f"worker{number or ''}", [self.python, "-m", "worker"], env, ROOT)
+        processes.start("api", [self.python, "-m", "api"], env, ROOT)
+        await_port(port)
+        system = Turnkeep(
+            port, dsn, self.servers, key, tenant_id, tuple(threads), options, processes
+        )
+        if options.workers:
+            _await_first_turn(system, system.submit_ask())
+        return system
+
+    def _start_baseline(self, dsn: str, options: Options, processes: _Processes) -> Baseline:
+        package, folder = (
+            ("benchmarks.baseline.", ROOT) if self.folder == OUR_BASELINE else ("", self.folder)
+        )
+        execute(dsn, DDL)  # its worker makes the table, but there may be no worker
+        port = free_port()
+        env = {
+            "PG_DSN": dsn,
+            "RPORT": str(self.servers.redis_port),
+            "POLL": "0.01",
+            "DELTAS": str(options.deltas),
+            "GAP": str(options.interval_ms / 1000),
+            "MAX_JOBS": str(options.concurrency or 100),
+        }
+        server = [self.python, "-m", "uvicorn", f"{package}app:app", "--port", str(port)]
+        for number in range(options.workers):
+            command = [self.python, "-m", f"{package}worker"]
+            processes.start(f"worker{number or ''}", command, env, folder)
         quiet = ["--no-access-log", "--log-level", "error"]
         processes.start("api", [*server, *quiet], env, folder)
-        _await_port(port)
-        time.sleep(0.5)
-        yield Baseline(port, processes)
-    finally:
-        processes.stop()
+        await_port(port)
+        system = Baseline(port, dsn, self.servers, options, processes)
+        if options.workers:
+            _await_first_turn(system, system.submit_ask())
+        return system
 
 
-def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
-    """User and system time of each process and its children so far."""
-    spent = {}
-    for name, pid in pids.items():
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        times = [member.cpu_times() for member in family]
-        spent[name] = sum(t.user + t.system for t in times)
-    return spent
+def _await_first_turn(system: System, ask: Ask) -> None:
+    """A worker is ready when it has run a turn."""
+    post(system.port, ask.render(0, "first"))
+    deadline = time.monotonic() + READY_PATIENCE_S
+    while not system.count_turns().get("completed"):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{system.name}: no worker has run a turn")
+        time.sleep(0.1)
 
 
-async def _prepare(dsn: str) -> tuple[str, list[str]]:
-    await migrate(dsn)
-    async with Database(dsn, size=1) as database:
-        tenant_id = await create_tenant(database, "Benchmark")
-        user_id = await create_user(database, tenant_id, "bench@localhost", "Benchmark")
-        key = await create_api_key(
-            database, tenant_id=tenant_id, user_id=user_id, name="bench", pepper=PEPPER.encode()
-        )
-    async with connect(dsn) as connection:
-        rows = await connection.fetch(
-            "insert into threads (id, tenant_id, user_id)"
-            " select gen_random_uuid(), $1, $2 from generate_series(1, 256) returning id",
-            tenant_id,
-            user_id,
-        )
-    return key, [str(row["id"]) for row in rows]
+def _prepare(dsn: str, threads: int) -> tuple[str, UUID, list[str]]:
+    """The schema, and a tenant with a key and threads of its own."""
 
+    async def make_tenant() -> tuple[str, UUID, UUID]:
+        await migrate(dsn)
+        async with Database(dsn, size=1) as database:
+            tenant_id = await create_tenant(database, "Benchmark")
+            user_id = await create_user(database, tenant_id, "bench@localhost", "Benchmark")
+            key = await create_api_key(
+                database, tenant_id=tenant_id, user_id=user_id, name="bench", pepper=PEPPER.encode()
+            )
+        return key, tenant_id, user_id
 
-async def _drop_baseline(dsn: str) -> None:
-    async with connect(dsn) as connection:
-        await connection.execute("drop table if exists turns cascade")
-
-
-def _post(port: int, path: str, body: bytes, headers: dict[str, str]) -> str:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}",
-        body,
-        {"content-type": "application/json", **headers},
+    key, tenant_id, user_id = asyncio.run(make_tenant())
+    rows = fetch(
+        dsn,
+        "insert into threads (id, tenant_id, user_id)"
+        " select gen_random_uuid(), $1, $2 from generate_series(1, $3::int) returning id",
+        tenant_id,
+        user_id,
+        threads,
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
-        turn_id: str = orjson.loads(answer.read())["id"]
+    return key, tenant_id, [str(row["id"]) for row in rows]
+
+
+def count_members(servers: Servers, *patterns: str) -> int:
+    """Members of all sets, sorted sets and lists whose keys match; other keys count as one."""
+    client, count = servers.redis, 0
+    sizes: dict[bytes, Any] = {b"zset": client.zcard, b"set": client.scard, b"list": client.llen}
+    for pattern in patterns:
+        for key in client.scan_iter(pattern, count=1000):
+            size = sizes.get(client.type(key))  # type: ignore[arg-type]  # not awaitable
+            count += size(key) if size else 1
+    return count
+
+
+def post(port: int, request: bytes) -> str:
+    """Sends one rendered POST and returns the `id` of its answer."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    method_line, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    url = f"http://127.0.0.1:{port}{method_line.split()[1]}"
+    asked = urllib.request.Request(url, body, headers)
+    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - as above
+        turn_id: str = json.loads(answer.read())["id"]
         return turn_id
-
-
-def _await_port(port: int) -> None:
-    deadline = time.monotonic() + START_PATIENCE_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.5).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
