@@ -14,7 +14,18 @@ from pathlib import Path
 
 from benchmarks.plan import Figures, Plan, say
 from benchmarks.report import Report
-from benchmarks.scenarios import gets, streams, submits
+from benchmarks.scenarios import (
+    cancel,
+    first_delta,
+    gets,
+    hop,
+    idle_streams,
+    long_turn,
+    paced,
+    start,
+    streams,
+    submits,
+)
 from benchmarks.servers import Servers, run_servers
 from benchmarks.systems import OUR_BASELINE, Side
 from benchmarks.wrk import find_wrk
@@ -22,7 +33,14 @@ from benchmarks.wrk import find_wrk
 SCENARIOS: dict[str, Callable[[Side, Plan], list[Figures]]] = {
     "streams": streams.measure,
     "submits": submits.measure,
+    "paced": paced.measure,
+    "first-delta": first_delta.measure,
+    "hop": hop.measure,
     "gets": gets.measure,
+    "idle-streams": idle_streams.measure,
+    "cancel": cancel.measure,
+    "long-turn": long_turn.measure,
+    "start": start.measure,
 }
 SIDES = ("turnkeep", "baseline")
 

@@ -43,6 +43,7 @@ class Options:
     concurrency: int | None = None
     workers: int = 1
     threads: int = THREADS
+    env: tuple[tuple[str, str], ...] = ()
 
 
 class System(Protocol):
@@ -67,7 +68,8 @@ class System(Protocol):
 class _Processes:
     """Processes of one side: they die with the kit, and miss what the terminal sends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -75,12 +77,21 @@ class _Processes:
         return {name: process.pid for name, process in self._running.items()}
 
     def start(self, name: str, command: list[str], env: dict[str, str], cwd: Path) -> None:
-        self._running[name] = subprocess.Popen(
-            tethered(command, signal.SIGKILL),
-            env={**os.environ, **env},
-            cwd=cwd,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
+        with (self._logs / f"{name}.log").open("wb") as log:
+            self._running[name] = subprocess.Popen(
+                tethered(command, signal.SIGKILL),
+                env={**os.environ, **env},
+                cwd=cwd,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def last_words(self) -> str:
+        """The end of every log, for whoever has to find out why a start has failed."""
+        return "\n".join(
+            f"{name}: {(self._logs / f'{name}.log').read_text(errors='replace')[-2000:]}"
+            for name in self._running
         )
 
     def stop(self) -> None:
@@ -164,6 +175,11 @@ class Turnkeep:
         path = f"/api/v1/chat/turns/{turn_id}/cancel"
         return Ask("POST", path, headers=self.headers, body="{}")
 
+    def events_request(self, turn_id: str) -> bytes:
+        """A GET of a turn's events in the native protocol."""
+        path = f"/api/v1/chat/turns/{turn_id}/events"
+        return Ask("GET", path, headers=self.headers).render(0, "")
+
     def submit_one(self, name: str, ask: Ask) -> str:
         """Submits one turn and returns its id."""
         return post(self.port, ask.render(0, name))
@@ -241,12 +257,17 @@ class Side:
         fresh = dsn is None
         dsn = dsn or self.servers.make_database()
         self.servers.redis.flushall()
-        processes = _Processes()
+        processes = _Processes(self.servers.home)
         try:
-            if self.name == "turnkeep":
-                yield self._start_turnkeep(dsn, options, processes)
-            else:
-                yield self._start_baseline(dsn, options, processes)
+            try:
+                if self.name == "turnkeep":
+                    system: System = self._start_turnkeep(dsn, options, processes)
+                else:
+                    system = self._start_baseline(dsn, options, processes)
+            except OSError:
+                sys.stderr.write(processes.last_words() + "\n")
+                raise
+            yield system
         finally:
             processes.stop()
             if fresh:
@@ -262,6 +283,7 @@ class Side:
             "TURNKEEP_PORT": str(port),
             "TURNKEEP_LOG_LEVEL": "warning",
             "TURNKEEP_DRAIN_S": "2",
+            **dict(options.env),
         }
         if options.concurrency is not None:
             env["TURNKEEP_WORKER_CONCURRENCY"] = str(options.concurrency)
