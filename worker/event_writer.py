@@ -1,15 +1,19 @@
 """Writes the events of all turns of a process to their logs: coalesced, fenced, repairable.
 
-While one flush is in flight the next one gathers: no timer on an idle process, large batches on a
-busy one. A turn's events stay in memory until it ends, so a log that Redis has lost is written
-again from its first event, and readers go on at their cursor as if nothing had happened.
+A turn's first event leaves with the present tick of the loop. While one of its flushes is in
+flight the next one gathers: no timer on an idle process, large batches on a busy one. No task per
+flush: the reply's callback goes on.
+
+A turn's events stay in memory until it ends, so a log that Redis has lost is written again from its
+first event, and readers go on at their cursor as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -19,7 +23,7 @@ from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch
-from shared.redis.event_log import EventLog, LogReply
+from shared.redis.event_log import EventLog, LogReply, parse_reply
 from shared.redis.scripts import Word
 from shared.turn.events import Event, encode_event
 
@@ -38,7 +42,9 @@ class TurnLog:
         "attempt",
         "final",
         "flushed",
+        "forgotten",
         "generation",
+        "in_flight",
         "is_open",
         "lost",
         "on_fenced",
@@ -62,6 +68,8 @@ class TurnLog:
         self.generation = generation
         self.on_fenced = on_fenced
         self.is_open = False
+        self.in_flight = False
+        self.forgotten = False
         self.lost = generation is None
         self.final = False
         self.payloads: list[bytes] = []
@@ -100,7 +108,7 @@ class TurnLog:
 
 
 class EventWriter:
-    """The one writer of a worker process; `run` is its flush loop."""
+    """The one writer of a worker process; `run` is its repair loop."""
 
     def __init__(
         self,
@@ -121,7 +129,6 @@ class EventWriter:
         # By log, not by turn: an old attempt and a new one of a turn may be here side by side.
         self._dirty: dict[TurnLog, None] = {}
         self._lost: dict[TurnLog, None] = {}
-        self._wake = asyncio.Event()
         self._wake_repair = asyncio.Event()
 
     def open(
@@ -132,57 +139,63 @@ class EventWriter:
 
     def mark(self, turn_log: TurnLog) -> None:
         """Notes that `turn_log` has something to write."""
+        if turn_log.forgotten:
+            return
         if turn_log.lost:
             self._lost[turn_log] = None
             self._wake_repair.set()
-        else:
+        elif not turn_log.in_flight:
+            if not self._dirty:
+                asyncio.get_running_loop().call_soon(self._flush_all)
             self._dirty[turn_log] = None
-            self._wake.set()
+
+    def flush(self, turn_log: TurnLog) -> bool:
+        """Sends what is unwritten now, before the next command; False when it has to wait."""
+        if turn_log.in_flight or turn_log.lost or turn_log.forgotten:
+            return False
+        self._dirty.pop(turn_log, None)
+        self._flush(turn_log)
+        return turn_log.written + len(turn_log.next_chunk()) == turn_log.last_seq
 
     def forget(self, turn_log: TurnLog) -> None:
         """Drops what is unwritten: the attempt is over or fenced."""
         self._dirty.pop(turn_log, None)
         self._lost.pop(turn_log, None)
+        turn_log.forgotten = True
         turn_log.flushed.set()
 
-    async def run(self) -> None:
-        """Flushes until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_flushes())
-            group.create_task(self._run_repairs())
+    def _flush_all(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for turn_log in dirty:
+            self._flush(turn_log)
 
-    async def _run_flushes(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch, self._dirty = list(self._dirty), {}
-            async with asyncio.TaskGroup() as group:
-                for turn_log in batch:
-                    group.create_task(self._flush(turn_log))
-
-    async def _flush(self, turn_log: TurnLog) -> None:
+    def _flush(self, turn_log: TurnLog) -> None:
         chunk = turn_log.next_chunk()
         if not chunk or turn_log.lost:
             return
         final = turn_log.final and turn_log.written + len(chunk) == turn_log.last_seq
-        try:
-            reply = await self._write(turn_log, chunk, final=final)
-        except (RedisUnavailable, RedisReplyError) as error:
-            log.warning("event_log.unwritten", turn_id=str(turn_log.turn_id), error=str(error))
-            self._lose(turn_log)
-            return
-        self._take_reply(turn_log, reply)
+        turn_log.in_flight = True
+        reply = self._send(turn_log, chunk, final=final)
+        reply.add_done_callback(partial(self._replied, turn_log))
 
-    async def _write(self, turn_log: TurnLog, chunk: list[bytes], *, final: bool) -> LogReply:
+    def _send(self, turn_log: TurnLog, chunk: list[bytes], *, final: bool) -> asyncio.Future[Any]:
         if turn_log.is_open:
-            return await self._event_log.append(
+            return self._event_log.send_append(
                 turn_log.turn_id, turn_log.attempt, turn_log.written + 1, chunk, final=final
             )
-        if turn_log.generation is None:
-            return LogReply(Word.STALEGEN, 0)
-        return await self._event_log.open(
-            turn_log.turn_id, turn_log.attempt, turn_log.generation, chunk, final=final
+        # Without a generation a log is lost, and never sent.
+        return self._event_log.send_open(
+            turn_log.turn_id, turn_log.attempt, turn_log.generation or "", chunk, final=final
         )
+
+    def _replied(self, turn_log: TurnLog, reply: asyncio.Future[Any]) -> None:
+        turn_log.in_flight = False
+        error = reply.exception()
+        if isinstance(error, (RedisUnavailable, RedisReplyError)):
+            log.warning("event_log.unwritten", turn_id=str(turn_log.turn_id), error=str(error))
+            self._lose(turn_log)
+        else:
+            self._take_reply(turn_log, parse_reply(reply.result()))
 
     def _take_reply(self, turn_log: TurnLog, reply: LogReply) -> None:
         self._metrics.log_writes.labels(word=reply.word).inc()
@@ -204,8 +217,8 @@ class EventWriter:
         turn_log.lost = True
         self.mark(turn_log)
 
-    async def _run_repairs(self) -> None:
-        """Opens lost logs again: generation first, then Postgres, then the log."""
+    async def run(self) -> None:
+        """Opens lost logs again until cancelled: generation first, then Postgres, then the log."""
         while True:
             await self._wake_repair.wait()
             self._wake_repair.clear()
@@ -223,6 +236,7 @@ class EventWriter:
         if generation is None:
             self._on_generation_lost()
             return False
+        await self._event_log.load_scripts()
         lost = list(self._lost)
         rows = await self._database.fetch_many(
             "validate_attempts", [t.turn_id for t in lost], [t.attempt for t in lost]

@@ -225,17 +225,19 @@ class TurnRunner:
         return row if (row["attempt"], row["last_seq"]) == (turn.attempt, last_seq) else None
 
     async def _publish(self, turn_log: TurnLog, turn: ClaimedTurn) -> None:
-        try:
-            async with asyncio.timeout(FLUSH_TIMEOUT_S):
-                await turn_log.flushed.wait()
-        except TimeoutError:
-            # Readers learn the end from Postgres.
-            log.warning("turn.end_unpublished", turn_id=str(turn.id))
+        change = LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
+        # Usually both leave in one write, the end before the slot.
+        released = self._dispatch.send_settle(change) if self._writer.flush(turn_log) else None
+        if not turn_log.flushed.is_set():
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                    await turn_log.flushed.wait()
+            except TimeoutError:
+                # Readers learn the end from Postgres.
+                log.warning("turn.end_unpublished", turn_id=str(turn.id))
         self._writer.forget(turn_log)
         try:
-            await self._dispatch.settle(
-                LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
-            )
+            await (released or self._dispatch.settle(change))
         except (RedisUnavailable, RedisReplyError) as error:
             log.warning("turn.slot_unreleased", turn_id=str(turn.id), error=str(error))
 

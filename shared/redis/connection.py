@@ -158,6 +158,11 @@ class RedisConnection:
     def is_connected(self) -> bool:
         return self._protocol is not None
 
+    @property
+    def is_ready(self) -> bool:
+        """Connected and greeted: a command sent now is a command of this connection."""
+        return self._protocol is not None and self._opening is None
+
     async def call(self, *command: Argument) -> Any:
         """Reply to one command.
 
@@ -165,17 +170,24 @@ class RedisConnection:
             RedisUnavailable: no connection, or no reply in time. The command may have run.
             RedisReplyError: Redis refused it.
         """
-        if self._protocol is None or self._opening is not None:
+        if not self.is_ready:
             await self._ensure_open()
-        return await self.send(*command)
+        return await self._send(*command)
 
     def send(self, *command: Argument) -> asyncio.Future[Any]:
-        """Queues one command on the open connection; its future gets the reply or the error."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        """As `call`, without a task to wait in: the command leaves with this tick's others.
+
+        Does not connect: where `is_ready` is false, the future has failed already. Nobody needs to
+        read its error.
+        """
+        if not self.is_ready:
+            return _failed("Redis is not connected")
+        return self._send(*command)
+
+    def _send(self, *command: Argument) -> asyncio.Future[Any]:
         if self._protocol is None or len(self._waiting) >= _MAX_PENDING:
-            future.set_exception(RedisUnavailable("Redis is not connected"))
-            future.exception()
-            return future
+            return _failed("Redis is not connected")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outbox.append(pack(command))
@@ -218,7 +230,7 @@ class RedisConnection:
 
         protocol = await open_protocol(self._address, self._deliver, lost)
         self._protocol = protocol
-        replies = [self.send(*command) for command in handshake(self._address)]
+        replies = [self._send(*command) for command in handshake(self._address)]
         try:
             for reply in replies:
                 await reply
@@ -241,6 +253,7 @@ class RedisConnection:
             return
         if isinstance(reply, RedisReplyError):
             future.set_exception(reply)
+            future.exception()  # read here, as in `_drop`
         else:
             future.set_result(reply)
 
@@ -270,3 +283,10 @@ class RedisConnection:
             self._drop("no reply in time")
         else:
             self._arm_watchdog(left_s)
+
+
+def _failed(reason: str) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(RedisUnavailable(reason))
+    future.exception()  # read here: the caller may not want to know
+    return future

@@ -5,15 +5,16 @@ Nothing here decides anything: a claim in Postgres does. Everything here can be 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from shared.redis.connection import RedisConnection
+from shared.redis.connection import Argument, RedisConnection
 from shared.redis.keys import DISPATCH_TTL_S, GENERATION_TTL_S, Keys
-from shared.redis.scripts import load_script
+from shared.redis.scripts import load_script, script_names
 
 _RUN_ID_PREFIX: Final = b"run_id:"
 
@@ -40,7 +41,10 @@ class ReadyTurns:
 
 
 class CommandConnection(RedisConnection):
-    """A connection that distrusts the state of a restarted or promoted Redis."""
+    """A connection that distrusts the state of a restarted or promoted Redis.
+
+    It brings all scripts along, so that `Script.send` finds them.
+    """
 
     def __init__(self, url: str, keys: Keys) -> None:
         super().__init__(url)
@@ -48,9 +52,11 @@ class CommandConnection(RedisConnection):
         self._guard = load_script("guard_generation")
 
     async def _greet(self) -> None:
-        info = await self.send("INFO", "server")
+        info = await self._send("INFO", "server")
         run_id = _read_run_id(info)
-        await self.send("EVAL", self._guard.body, 1, self._keys.generation, run_id)
+        await self._send("EVAL", self._guard.body, 1, self._keys.generation, run_id)
+        for name in script_names():
+            await self._send("SCRIPT", "LOAD", load_script(name).body)
 
 
 class Dispatch:
@@ -64,28 +70,27 @@ class Dispatch:
 
     async def settle(self, change: LineChange) -> int:
         """Applies a change to one line; returns how many turns became ready."""
+        return int(await self._settle.run(self._connection, *self._settle_call(change)))
+
+    def send_settle(self, change: LineChange) -> asyncio.Future[Any]:
+        """As `settle`, see `RedisConnection.send`."""
+        return self._settle.send(self._connection, *self._settle_call(change))
+
+    def _settle_call(self, change: LineChange) -> tuple[tuple[str, ...], tuple[Argument, ...]]:
         keys = self._keys
-        return int(
-            await self._settle.run(
-                self._connection,
-                (
-                    keys.line(change.tenant_id, change.concurrency_key),
-                    keys.busy(change.tenant_id, change.concurrency_key),
-                    keys.ready,
-                    keys.clock,
-                    keys.tags,
-                    keys.wake,
-                ),
-                (
-                    str(change.tenant_id),
-                    change.max_running,
-                    _join(change.over),
-                    _join(change.running),
-                    " ".join(f"{seq}:{turn_id}" for turn_id, seq in change.waiting.items()),
-                    "1" if change.reset else "0",
-                    DISPATCH_TTL_S,
-                ),
-            )
+        line = keys.line(change.tenant_id, change.concurrency_key)
+        busy = keys.busy(change.tenant_id, change.concurrency_key)
+        return (
+            (line, busy, keys.ready, keys.clock, keys.tags, keys.wake),
+            (
+                str(change.tenant_id),
+                change.max_running,
+                _join(change.over),
+                _join(change.running),
+                " ".join(f"{seq}:{turn_id}" for turn_id, seq in change.waiting.items()),
+                "1" if change.reset else "0",
+                DISPATCH_TTL_S,
+            ),
         )
 
     async def take_ready(self, most: int) -> ReadyTurns | None:

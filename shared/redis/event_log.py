@@ -5,16 +5,18 @@ An entry holds one flush of a writer: consecutive events, its id the place of th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from shared.redis.connection import RedisConnection
+from shared.redis.connection import Argument, RedisConnection
 from shared.redis.keys import Keys
 from shared.redis.scripts import Word, load_script
 from shared.turn.events import Cursor, EventBatch
 
+ScriptCall = tuple[tuple[str, ...], tuple[Argument, ...]]
 READ_PAGE: Final = 64
 """Entries per read: a reader's memory is bounded by so many flushes."""
 
@@ -54,8 +56,34 @@ class EventLog:
 
         `generation` was read before Postgres confirmed the attempt.
         """
-        reply = await self._open.run(
-            self._connection,
+        call = self._open_call(turn_id, attempt, generation, payloads, final=final)
+        return parse_reply(await self._open.run(self._connection, *call))
+
+    def send_open(
+        self, turn_id: UUID, attempt: int, generation: str, payloads: list[bytes], *, final: bool
+    ) -> asyncio.Future[Any]:
+        """As `open`, see `RedisConnection.send`; `parse_reply` reads the reply."""
+        call = self._open_call(turn_id, attempt, generation, payloads, final=final)
+        return self._open.send(self._connection, *call)
+
+    async def append(
+        self, turn_id: UUID, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
+    ) -> LogReply:
+        """Adds events `first_seq …` of an open attempt."""
+        call = self._append_call(turn_id, attempt, first_seq, payloads, final=final)
+        return parse_reply(await self._append.run(self._connection, *call))
+
+    def send_append(
+        self, turn_id: UUID, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
+    ) -> asyncio.Future[Any]:
+        """As `append`, see `RedisConnection.send`; `parse_reply` reads the reply."""
+        call = self._append_call(turn_id, attempt, first_seq, payloads, final=final)
+        return self._append.send(self._connection, *call)
+
+    def _open_call(
+        self, turn_id: UUID, attempt: int, generation: str, payloads: list[bytes], *, final: bool
+    ) -> ScriptCall:
+        return (
             (self._keys.generation, self._keys.meta(turn_id), self._keys.log(turn_id)),
             (
                 attempt,
@@ -67,14 +95,11 @@ class EventLog:
                 self._ttl_s if final else self._live_ttl_s,
             ),
         )
-        return LogReply(Word(reply[0].decode()), int(reply[1]))
 
-    async def append(
+    def _append_call(
         self, turn_id: UUID, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
-    ) -> LogReply:
-        """Adds events `first_seq …` of an open attempt."""
-        reply = await self._append.run(
-            self._connection,
+    ) -> ScriptCall:
+        return (
             (self._keys.generation, self._keys.meta(turn_id), self._keys.log(turn_id)),
             (
                 attempt,
@@ -87,7 +112,11 @@ class EventLog:
                 self._ttl_s,
             ),
         )
-        return LogReply(Word(reply[0].decode()), int(reply[1]))
+
+    async def load_scripts(self) -> None:
+        """Makes sure that Redis knows what `send_open` and `send_append` run."""
+        for script in (self._open, self._append):
+            await self._connection.call("SCRIPT", "LOAD", script.body)
 
     async def read(self, turn_id: UUID, after: Cursor) -> list[EventBatch]:
         """The next page of events behind `after`; empty when there are none (now)."""
@@ -110,6 +139,11 @@ class EventLog:
             "XRANGE", self._keys.log(turn_id), str(cursor), "+", "COUNT", 1
         )
         return bool(entries)
+
+
+def parse_reply(reply: list[Any]) -> LogReply:
+    """What a write has answered."""
+    return LogReply(Word(reply[0].decode()), int(reply[1]))
 
 
 def _parse_entry(entry: list[object]) -> EventBatch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 from uuid import UUID
 
@@ -17,42 +18,46 @@ GENERATION_TTL_S: Final = 86_400
 WORKERS_TTL_S: Final = 60
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keys:
     """Names under one prefix and lane. A lane is one Redis Cluster slot: scripts stay inside it."""
 
     prefix: str = "tk"
     lane: str = "0"
 
-    def _key(self, *parts: str) -> str:
-        return ":".join((f"{self.prefix}:{{{self.prefix}{self.lane}}}", *parts))
+    @cached_property
+    def _base(self) -> str:
+        return f"{self.prefix}:{{{self.prefix}{self.lane}}}"
 
-    @property
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._base, *parts))
+
+    @cached_property
     def generation(self) -> str:
         """String: random token made after every start or loss of Redis."""
         return self._key("generation")
 
-    @property
+    @cached_property
     def ready(self) -> str:
         """Sorted set: turns a worker may claim, by virtual start time."""
         return self._key("ready")
 
-    @property
+    @cached_property
     def clock(self) -> str:
         """String: virtual time of the last turn claimed."""
         return self._key("clock")
 
-    @property
+    @cached_property
     def tags(self) -> str:
         """Hash: virtual finish time per tenant."""
         return self._key("tags")
 
-    @property
+    @cached_property
     def wake(self) -> str:
         """List: one token per promoted turn, at most 64; idle workers block on it."""
         return self._key("wake")
 
-    @property
+    @cached_property
     def workers(self) -> str:
         """Sorted set: worker ids by the Unix time of their last heartbeat."""
         return self._key("workers")
@@ -81,7 +86,7 @@ class Keys:
         """Channel: cancels for one worker; its subscription is the worker's sign of life."""
         return self._key("control", worker_id)
 
-    @property
+    @cached_property
     def jobs(self) -> str:
         """Sorted set: arq's queue of background jobs, by due time."""
         return self._key("jobs")

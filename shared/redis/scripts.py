@@ -6,6 +6,7 @@ A script file starts with `-- KEYS: a b c` and `-- ARGV: x y z`; the loader turn
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class Script:
             if error.kind != "NOSCRIPT":
                 raise
         return await connection.call("EVAL", self.body, len(keys), *keys, *args)
+
+    def send(
+        self, connection: RedisConnection, keys: tuple[str, ...], args: tuple[Argument, ...]
+    ) -> asyncio.Future[Any]:
+        """As `run`, see `RedisConnection.send`; a script that Redis has forgotten is an error."""
+        self.check(keys, args)
+        return connection.send("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def check(self, keys: tuple[str, ...], args: tuple[Argument, ...]) -> None:
         """Raises ValueError when the number of keys or arguments is not the header's."""

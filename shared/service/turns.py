@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any, Final
 from uuid import UUID
 
@@ -403,9 +404,15 @@ class TurnService:
             log.warning("turn.end_unpublished", turn_id=str(turn.id), error=str(error))
 
     def _announce(self, change: LineChange) -> None:
-        task = asyncio.create_task(self._settle(change))
-        self._announcements.add(task)
-        task.add_done_callback(self._announcements.discard)
+        reply = self._dispatch.send_settle(change)
+        reply.add_done_callback(functools.partial(self._announced, change))
+
+    def _announced(self, change: LineChange, reply: asyncio.Future[Any]) -> None:
+        if reply.exception() is not None:
+            # Not connected yet, or not any more.
+            task = asyncio.create_task(self._settle(change))
+            self._announcements.add(task)
+            task.add_done_callback(self._announcements.discard)
 
     async def _settle(self, change: LineChange) -> None:
         try:

@@ -150,13 +150,17 @@ async def test_a_redis_that_takes_no_writes_is_not_asked_without_pause(
     turn = await api.submit(make_turn(deltas=4, intervalMs=100))
     writes = 0
 
-    async def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> asyncio.Future[Any]:
         nonlocal writes
         writes += 1
-        raise RedisReplyError("OOM command not allowed when used memory > 'maxmemory'.")
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply.set_exception(
+            RedisReplyError("OOM command not allowed when used memory > 'maxmemory'.")
+        )
+        return reply
 
-    monkeypatch.setattr(EventLog, "open", refuse)
-    monkeypatch.setattr(EventLog, "append", refuse)
+    monkeypatch.setattr(EventLog, "send_open", refuse)
+    monkeypatch.setattr(EventLog, "send_append", refuse)
     await holds(worker, turn)
     await asyncio.sleep(1.0)
     assert 2 < writes < 50

@@ -505,15 +505,19 @@ async def test_a_reader_that_comes_between_commit_and_publication_gets_every_eve
 ) -> None:
     worker = await start_worker()
     event_log = worker.parts.writer._event_log
-    append, gate = event_log.append, asyncio.Event()
+    gate = asyncio.Event()
 
-    async def gated(*args: Any, **kwargs: Any) -> Any:
+    def gated(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(append_later(*args, **kwargs))
+
+    async def append_later(*args: Any, **kwargs: Any) -> Any:
         await gate.wait()
-        return await append(*args, **kwargs)
+        reply = await event_log.append(*args, **kwargs)
+        return [reply.word.encode(), reply.last_seq]
 
     turn = await api.submit(make_turn(deltas=6, hangAfter=4, hangMs=200))
     await wait_until(lambda: has_said(api, turn, 5), "it streams")
-    monkeypatch.setattr(event_log, "append", gated)
+    monkeypatch.setattr(event_log, "send_append", gated)
     ended = await end_in_postgres(api, turn)
     reader = asyncio.create_task(follow_all(api.hub, ended, after))
     await wait_until(lambda: api.hub._followers or reader.done(), "it waits for the end")
@@ -528,7 +532,8 @@ async def test_a_reader_does_not_wait_for_ever_for_an_end_that_is_never_publishe
     worker = await start_worker()
     turn = await api.submit(make_turn(deltas=6, hangAfter=4, hangMs=200))
     await wait_until(lambda: has_said(api, turn, 5), "it streams")
-    monkeypatch.setattr(worker.parts.writer, "mark", lambda _: None)
+    never: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(worker.parts.writer, "_send", lambda *_, **__: never)
     ended = await end_in_postgres(api, turn)
     seen = events(await follow_all(api.hub, ended, Cursor(1, 5), patience_s=5))
     assert [event.type for event in seen] == ["turn.snapshot", "turn.ended"]
