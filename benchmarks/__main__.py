@@ -6,11 +6,16 @@ import argparse
 import resource
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import asyncpg
+import psutil
+import redis
 
 from benchmarks.plan import Figures, Plan, say
 from benchmarks.report import Report
@@ -43,6 +48,15 @@ SCENARIOS: dict[str, Callable[[Side, Plan], list[Figures]]] = {
     "start": start.measure,
 }
 SIDES = ("turnkeep", "baseline")
+# One scenario that cannot be measured does not take the others with it.
+FAILURES = (
+    OSError,
+    ExceptionGroup,
+    asyncpg.PostgresError,
+    psutil.Error,
+    redis.RedisError,
+    subprocess.SubprocessError,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,8 +84,10 @@ def run(asked: argparse.Namespace, servers: Servers, plan: Plan) -> Report:
         for side_name in [asked.side] if asked.side else SIDES:
             began = time.monotonic()
             side = Side(side_name, servers, asked.python, asked.baseline)
-            figures = SCENARIOS[name](side, plan)
-            report.add(name, side_name, medians(figures))
+            try:
+                report.add(name, side_name, medians(SCENARIOS[name](side, plan)))
+            except FAILURES as error:
+                plan.fail(f"{name}, {side_name}: {error!r}")
             say(f"  {name}, {side_name}: {time.monotonic() - began:.0f} s")
     return report
 
@@ -105,6 +121,7 @@ def main() -> None:
     sys.stdout.write(report.as_markdown())
     if asked.out:
         report.write(asked.out)
+    sys.exit(1 if plan.failures else 0)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Plan:
     full: bool = False
     finished: int = 0
     notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def client(self) -> str:
@@ -37,6 +38,10 @@ class Plan:
         if text not in self.notes:
             self.notes.append(text)
             say(f"    note: {text}")
+
+    def fail(self, text: str) -> None:
+        self.failures.append(text)
+        say(f"    FAILED {text}")
 
     def load(self, system: System, ask: Ask, seconds: float | None = None) -> LoadResult:
         """Saturates a system with one ask; a wrong answer becomes a note."""

@@ -34,6 +34,8 @@ class Report:
         ]
         for scenario, sides in self.figures.items():
             lines += ["", f"## {scenario}", "", *_table(sides)]
+        if self.plan.failures:
+            lines += ["", "## Not measured", "", *(f"- {text}" for text in self.plan.failures)]
         if self.plan.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.plan.notes)]
         return "\n".join(lines) + "\n"

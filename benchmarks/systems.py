@@ -295,7 +295,8 @@ class Side:
             port, dsn, self.servers, key, tenant_id, tuple(threads), options, processes
         )
         if options.workers:
-            _await_first_turn(system, system.submit_ask())
+            one_delta = {"deltas": 1, "intervalMs": 0}
+            _await_worker(system, system.turn_ask("/turns", Answer(202), one_delta))
         return system
 
     def _start_baseline(self, dsn: str, options: Options, processes: _Processes) -> Baseline:
@@ -321,15 +322,15 @@ class Side:
         await_port(port)
         system = Baseline(port, dsn, self.servers, options, processes)
         if options.workers:
-            _await_first_turn(system, system.submit_ask())
+            _await_worker(system, system.submit_ask())
         return system
 
 
-def _await_first_turn(system: System, ask: Ask) -> None:
-    """A worker is ready when it has run a turn."""
+def _await_worker(system: System, ask: Ask) -> None:
+    """A worker is ready when it has begun a turn."""
     post(system.port, ask.render(0, "first"))
     deadline = time.monotonic() + READY_PATIENCE_S
-    while not system.count_turns().get("completed"):
+    while not system.count_turns().keys() & {"running", "completed"}:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{system.name}: no worker has run a turn")
         time.sleep(0.1)
