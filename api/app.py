@@ -15,6 +15,7 @@ from api.metrics import CountRequests
 from api.openapi import build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
+from api.stream_keeper import StreamKeeper
 from shared.metrics import Metrics
 from shared.service.api_keys import ApiKeys
 from shared.service.core import open_core
@@ -73,10 +74,13 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.turns = core.turns
         state.threads = ThreadService(state.database, state.turns)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
-        state.streams = StreamContext(
-            hub=state.hub,
-            settings=settings,
-            metrics=state.metrics,
-            is_draining=lambda: bool(state.draining),
-        )
-        yield
+        look_interval_s = min(1.0, settings.keep_alive_s / 4)
+        async with StreamKeeper(state.api_keys, look_interval_s=look_interval_s) as keeper:
+            state.streams = StreamContext(
+                hub=state.hub,
+                keeper=keeper,
+                settings=settings,
+                metrics=state.metrics,
+                is_draining=lambda: bool(state.draining),
+            )
+            yield

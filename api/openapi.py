@@ -15,8 +15,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-Handler = Callable[[Request], Awaitable[Response]]
+Answer = ASGIApp
+"""A Starlette response, or anything else that can be called as one."""
+Handler = Callable[[Request], Awaitable[Answer]]
 EVENT_STREAM: Final = "text/event-stream"
 _REF: Final = "#/components/schemas/{model}"
 
@@ -101,7 +104,7 @@ def _route(path: str, operations: dict[str, Operation]) -> Route:
     if get is not None and EVENT_STREAM not in get.responses.values():
         handlers["HEAD"] = get.handler
 
-    async def dispatch(request: Request) -> Response:
+    async def dispatch(request: Request) -> Answer:
         return await handlers[request.method](request)
 
     route = Route(path, dispatch, methods=sorted(operations), name=path)
@@ -138,7 +141,7 @@ def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def serve_document(document: dict[str, Any]) -> Handler:
+def serve_document(document: dict[str, Any]) -> Callable[[Request], Awaitable[Response]]:
     """An endpoint that serves `document`."""
     data = orjson.dumps(document)
 

@@ -7,32 +7,30 @@ that leaves, or that stops reading for `send_timeout_s`, loses its response and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
+from uuid import UUID
 
 import structlog
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.stream_keeper import StreamKeeper
 from api.streams.encoder import StreamEncoder
-from shared.errors import NotAuthenticated, PostgresUnavailable, TurnNotFound
+from shared.errors import TurnNotFound
 from shared.metrics import Metrics
 from shared.service.follow import Follower, FollowHub
 from shared.settings import Settings
-from shared.turn.events import START, Cursor
-from shared.turn.model import Turn
+from shared.turn.model import Principal
 
 log = structlog.get_logger(__name__)
 
-CREDENTIAL_CHECK_S: Final = 4.0
-"""How often a stream asks for its credential. The answer may be a second old (`require_valid`):
-a revoked one loses its streams within 5 s."""
-_HEADERS: Final = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
-    "x-accel-buffering": "no",
-}
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,107 +38,155 @@ class StreamContext:
     """What every stream of a process shares."""
 
     hub: FollowHub
+    keeper: StreamKeeper
     settings: Settings
     metrics: Metrics
     is_draining: Callable[[], bool]
 
 
-class EventStreamResponse(Response):
-    """Streams a turn's events from `after`; `position` is told first when the turn waits."""
+class EventStreamResponse:
+    """An ASGI response: the events of `follower`'s turn; `position` is told first when it waits."""
 
-    media_type = None
+    __slots__ = (
+        "_began",
+        "_client_left",
+        "_context",
+        "_encoder",
+        "_follower",
+        "_limit",
+        "_must_speak",
+        "_over",
+        "_position",
+        "_receive",
+        "_revoked",
+        "_sending_since",
+        "_spoke",
+        "_watch",
+        "key_id",
+        "raw_headers",
+        "status_code",
+    )
 
     def __init__(
         self,
         context: StreamContext,
-        turn: Turn,
+        follower: Follower,
         encoder: StreamEncoder,
+        principal: Principal,
         *,
-        after: Cursor = START,
         position: int | None = None,
-        check_credential: Callable[[], Awaitable[None]],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(headers={**_HEADERS, **(headers or {})})
-        del self.headers["content-length"]
+        self.status_code = HTTPStatus.OK.value
+        self.raw_headers = _HEADERS.copy()
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.encode(), value.encode()))
+        self.key_id: UUID = principal.key_id
         self._context = context
-        self._turn = turn
+        self._follower = follower
         self._encoder = encoder
-        self._after = after
         self._position = position
-        self._check_credential = check_credential
         self._client_left = False
+        self._revoked = False
+        self._over = False
+        """Old enough: the reader is asked to come again."""
+        self._must_speak = False
+        self._began = self._spoke = 0.0
+        self._sending_since: float | None = None
+        self._limit = asyncio.timeout(None)
+        self._receive: Receive | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the stream; returns when it has ended or the client has left."""
-        gauge = self._context.metrics.open_streams
-        gauge.inc()
+        context = self._context
+        self._receive = receive
+        self._began = self._spoke = asyncio.get_running_loop().time()
+        place = context.keeper.add(self)
+        context.metrics.open_streams.inc()
         try:
-            async with self._context.hub.follow(self._turn, self._after) as follower:
-                watch = asyncio.create_task(self._watch_client(receive, follower))
-                try:
-                    await self._stream(follower, send)
-                except (TimeoutError, OSError):
-                    log.info("stream.client_stalled", turn_id=str(self._turn.id))
-                finally:
-                    watch.cancel()
-                    await asyncio.wait([watch])
+            async with self._follower, self._limit:
+                await self._stream(send)
+        except (TimeoutError, OSError):
+            log.info("stream.client_stalled", turn_id=str(self._follower.turn_id))
         finally:
-            gauge.dec()
+            context.keeper.remove(self, place)
+            context.metrics.open_streams.dec()
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.wait([self._watch])
 
-    async def _watch_client(self, receive: Receive, follower: Follower) -> None:
+    # -- what the keeper calls
+
+    def look(self, now: float) -> None:
+        """See `api.stream_keeper.Stream`."""
+        settings = self._context.settings
+        if self._watch is None and self._receive is not None:
+            # Not at once: most streams are over before anybody could leave them.
+            self._watch = asyncio.create_task(self._watch_client(self._receive))
+        if self._sending_since is not None:
+            if now - self._sending_since >= settings.send_timeout_s:
+                self._limit.reschedule(now)
+        elif now - self._began >= settings.stream_max_age_s:
+            self._over = True
+            self._follower.interrupt()
+        elif now - self._spoke >= settings.keep_alive_s:
+            self._must_speak = True
+            self._follower.interrupt()
+
+    def revoke(self) -> None:
+        """See `api.stream_keeper.Stream`."""
+        self._revoked = True
+        self._follower.interrupt()
+
+    async def _watch_client(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             continue
         self._client_left = True
-        follower.interrupt()
+        self._follower.interrupt()
 
-    async def _stream(self, follower: Follower, send: Send) -> None:
+    # -- the response
+
+    async def _stream(self, send: Send) -> None:
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
-        first = self._encoder.open(self._after)
+        first = self._encoder.open(self._follower.cursor)
         if self._position is not None:
             first += self._encoder.queued(self._position)
         await self._send(send, first)
-        last_bytes = await self._relay(follower, send)
-        if not self._client_left:
-            async with asyncio.timeout(self._context.settings.send_timeout_s):
-                await send({"type": "http.response.body", "body": last_bytes})
+        last_bytes = b""
+        try:
+            last_bytes = await self._relay(send)
+        except TurnNotFound:
+            log.info("stream.turn_deleted", turn_id=str(self._follower.turn_id))
+        await self._send(send, last_bytes, is_last=True)
 
-    async def _relay(self, follower: Follower, send: Send) -> bytes:
+    async def _relay(self, send: Send) -> bytes:
         """Passes events on until the end; returns what is left to say."""
-        settings = self._context.settings
-        loop = asyncio.get_running_loop()
-        began = spoke = checked = loop.time()
+        follower, encoder = self._follower, self._encoder
         while not follower.is_done.is_set():
-            batches = await follower.read(min(settings.keep_alive_s, CREDENTIAL_CHECK_S))
-            now = loop.time()
-            if batches:
-                await self._send(send, b"".join(map(self._encoder.encode, batches)))
-                spoke = loop.time()
-            elif now - spoke >= settings.keep_alive_s:
-                await self._send(send, self._encoder.keep_alive())
-                spoke = now
-            if self._client_left:
+            batches = await follower.read()
+            if self._client_left or self._revoked:
                 return b""
-            if now - checked >= CREDENTIAL_CHECK_S:
-                checked = now
-                if not await self._may_go_on():
-                    return b""
-            if self._context.is_draining() or now - began >= settings.stream_max_age_s:
-                return b"" if follower.is_done.is_set() else self._encoder.reconnect()
+            if batches:
+                data = b"".join(map(encoder.encode, batches))
+                if follower.is_done.is_set():
+                    return data
+                await self._send(send, data)
+            elif self._must_speak:
+                await self._send(send, encoder.keep_alive())
+            if self._over or self._context.is_draining():
+                return encoder.reconnect()
         return b""
 
-    async def _may_go_on(self) -> bool:
-        try:
-            await self._check_credential()
-        except (NotAuthenticated, TurnNotFound):
-            return False
-        except PostgresUnavailable:
-            return True
-        return True
-
-    async def _send(self, send: Send, data: bytes) -> None:
-        if data and not self._client_left:
-            async with asyncio.timeout(self._context.settings.send_timeout_s):
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+    async def _send(self, send: Send, data: bytes, *, is_last: bool = False) -> None:
+        """Sends; who does not take it for `send_timeout_s` is given up by `look`."""
+        if self._client_left or not (data or is_last):
+            return
+        clock = asyncio.get_running_loop().time
+        self._sending_since = clock()
+        await send({"type": "http.response.body", "body": data, "more_body": not is_last})
+        self._sending_since = None
+        self._spoke = clock()
+        self._must_speak = False

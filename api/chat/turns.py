@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 from uuid import UUID
@@ -24,8 +23,8 @@ from api.chat.schemas import (
 from api.chat.schemas import Turn as TurnSchema
 from api.chat.submit import build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
-from api.openapi import EVENT_STREAM, Header, Operation
-from api.sse import EventStreamResponse
+from api.openapi import EVENT_STREAM, Answer, Header, Operation
+from api.sse import EventStreamResponse, StreamContext
 from api.streams import vercel_ui
 from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
@@ -43,18 +42,33 @@ THREAD: Final = f"{PREFIX}/threads/{{thread_id}}"
 TURN: Final = f"{PREFIX}/turns/{{turn_id}}"
 
 
-async def stream_turn(request: Request) -> Response:
+async def stream_turn(request: Request) -> Answer:
     """Accepts a turn and streams it as a UI message stream."""
     principal = await authenticate(request)
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=True)
-    accepted = await _turns(request).submit(new)
+    # The reader is there before the turn is announced, so it need not look anywhere else.
+    follower = _streams(request).hub.follow_new(new.id)
+    try:
+        accepted = await _turns(request).submit(new)
+    except BaseException:
+        follower.close()
+        raise
     headers = {**vercel_ui.HEADERS, "location": _location(accepted.turn)}
     if accepted.replayed:
         headers["idempotency-replayed"] = "true"
-    position = None if accepted.replayed or not accepted.position else accepted.position
-    return _ui_stream(request, principal, accepted.turn, position=position, headers=headers)
+        follower.close()
+        return _ui_stream(request, principal, accepted.turn, headers=headers)
+    follower.begin(accepted.turn)
+    return EventStreamResponse(
+        _streams(request),
+        follower,
+        VercelUIEncoder(accepted.turn),
+        principal,
+        position=accepted.position or None,
+        headers=headers,
+    )
 
 
 async def submit_turn(request: Request) -> Response:
@@ -87,7 +101,7 @@ async def get_turn(request: Request) -> Response:
     return _turn_response(turn, headers)
 
 
-async def follow_turn(request: Request) -> Response:
+async def follow_turn(request: Request) -> Answer:
     """A turn's events from a cursor, in the native protocol."""
     principal = await authenticate(request)
     query = read_query(request, TurnQuery)
@@ -96,17 +110,14 @@ async def follow_turn(request: Request) -> Response:
     if turn.is_terminal and after >= Cursor(turn.attempt, turn.last_seq):
         return Response(status_code=HTTPStatus.NO_CONTENT)
     await _check_servable(request, turn, after)
+    position = await _position(request, turn) if after == START else None
+    streams = _streams(request)
     return EventStreamResponse(
-        request.app.state.streams,
-        turn,
-        NativeEncoder(),
-        after=after,
-        position=await _position(request, turn) if after == START else None,
-        check_credential=_credential_check(request, principal),
+        streams, streams.hub.follow(turn, after), NativeEncoder(), principal, position=position
     )
 
 
-async def attach_to_thread(request: Request) -> Response:
+async def attach_to_thread(request: Request) -> Answer:
     """The thread's active turn as a UI message stream; 204 when none is active."""
     principal = await authenticate(request)
     thread_id = path_uuid(request, "thread_id")
@@ -198,24 +209,23 @@ def _ui_stream(
     principal: Principal,
     turn: Turn,
     *,
-    position: int | None,
     headers: dict[str, str],
-) -> Response:
+    position: int | None = None,
+) -> EventStreamResponse:
+    streams = _streams(request)
     return EventStreamResponse(
-        request.app.state.streams,
-        turn,
+        streams,
+        streams.hub.follow(turn),
         VercelUIEncoder(turn),
+        principal,
         position=position,
-        check_credential=_credential_check(request, principal),
         headers=headers,
     )
 
 
-def _credential_check(request: Request, principal: Principal) -> Callable[[], Awaitable[None]]:
-    async def check() -> None:
-        await request.app.state.api_keys.require_valid(principal)
-
-    return check
+def _streams(request: Request) -> StreamContext:
+    streams: StreamContext = request.app.state.streams
+    return streams
 
 
 def _read_cursor(request: Request, after: str | None) -> Cursor:

@@ -14,6 +14,7 @@ from shared.turn.events import (
     REASONING_DELTA_HEAD,
     AwaitingApproval,
     Cursor,
+    Event,
     EventBatch,
     MessageDelta,
     ReasoningDelta,
@@ -79,7 +80,9 @@ class VercelUIEncoder:
             return self._continue_part("text", payload[len(MESSAGE_DELTA_HEAD) : -1])
         if payload.startswith(REASONING_DELTA_HEAD):
             return self._continue_part("reasoning", payload[len(REASONING_DELTA_HEAD) : -1])
-        event = decode_event(payload)
+        return self._encode_rare(decode_event(payload))
+
+    def _encode_rare(self, event: Event) -> bytes:
         match event:
             case TurnQueued():
                 return self.queued(event.position)

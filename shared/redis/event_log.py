@@ -91,7 +91,8 @@ class EventLog:
                 len(payloads),
                 b"\n".join(payloads),
                 "1" if final else "0",
-                self._keys.events(turn_id),
+                self._keys.feed(turn_id),
+                str(turn_id),
                 self._ttl_s if final else self._live_ttl_s,
             ),
         )
@@ -108,7 +109,8 @@ class EventLog:
                 b"\n".join(payloads),
                 "1" if final else "0",
                 self._max_bytes,
-                self._keys.events(turn_id),
+                self._keys.feed(turn_id),
+                str(turn_id),
                 self._ttl_s,
             ),
         )
@@ -155,7 +157,7 @@ def _parse_entry(entry: list[object]) -> EventBatch:
 
 
 def parse_message(message: bytes) -> EventBatch:
-    """A published append as a batch."""
+    """A published append as a batch, without the turn's id that comes first."""
     head, _, body = message.partition(b"\n")
     attempt, first_seq, _ = head.split(b" ")
     return EventBatch(int(attempt), int(first_seq), body.split(b"\n"))

@@ -16,6 +16,8 @@ DISPATCH_TTL_S: Final = 3600
 GENERATION_TTL_S: Final = 86_400
 """Refreshed by every sweeper pass; when nobody sweeps for a day, a rebuild follows."""
 WORKERS_TTL_S: Final = 60
+FEEDS: Final = 64
+"""Channels that all turns share. Every process must know the same number."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ class Keys:
         """Stream: a turn's events; entry `attempt-seq` ends with the event of that place."""
         return self._key("turn", str(turn_id), "log")
 
-    def events(self, turn_id: UUID) -> str:
-        """Channel: what is appended to a turn's log."""
-        return self._key("events", str(turn_id))
+    def feed(self, turn_id: UUID) -> str:
+        """Channel: what is appended to the logs of a share of all turns, this one among them."""
+        return self._key("feed", str(turn_id.int % FEEDS))
 
     def control(self, worker_id: str) -> str:
         """Channel: cancels for one worker; its subscription is the worker's sign of life."""

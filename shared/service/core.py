@@ -13,6 +13,7 @@ from shared.redis.dispatch import CommandConnection, Dispatch
 from shared.redis.event_log import EventLog
 from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber
+from shared.redis.turn_feed import TurnFeed
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
 from shared.settings import Settings
@@ -62,9 +63,8 @@ async def open_core(
         hub = await stack.enter_async_context(
             FollowHub(
                 database=database,
-                subscriber=subscriber,
+                feed=TurnFeed(subscriber, keys),
                 event_log=event_log,
-                keys=keys,
                 buffer_bytes=settings.stream_buffer_bytes,
             )
         )

@@ -1,8 +1,11 @@
 """Following a turn: every event once, in order, across reconnects, lost logs and slow readers.
 
-The order that leaves no gap: subscribe → acknowledgement → read the log after the cursor → live.
-One subscription connection per process; each reader has one bounded buffer, and a reader that
-cannot keep up drops it and reads the log at its own pace.
+The order that leaves no gap: listen → read the log after the cursor → live; whenever something may
+have been missed (a subscription that begins or was lost), read the log again. A reader that
+listens before its turn is announced needs no log at all.
+
+Each reader has one bounded buffer, and one that cannot keep up drops it and reads the log at its
+own pace.
 """
 
 from __future__ import annotations
@@ -20,9 +23,8 @@ from shared.errors import PostgresUnavailable, RedisUnavailable, TurnNotFound
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
-from shared.redis.event_log import EventLog, parse_message
-from shared.redis.keys import Keys
-from shared.redis.subscriber import Subscriber, Subscription
+from shared.redis.event_log import EventLog
+from shared.redis.turn_feed import Listener, TurnFeed
 from shared.turn.events import (
     START,
     Cursor,
@@ -42,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S: Final = 2.0
 """How often Postgres is asked which followed turns have ended, should Redis not have said so."""
+AWAY_POLL_S: Final = 1.0
+"""How often a log is tried that could not be read."""
 _TELLINGS_NEEDED: Final = 2
 """Once Postgres has said so often that a turn is over, its log is not waited for any more."""
 
@@ -53,16 +57,14 @@ class FollowHub:
         self,
         *,
         database: Database,
-        subscriber: Subscriber,
+        feed: TurnFeed,
         event_log: EventLog,
-        keys: Keys,
         buffer_bytes: int,
     ) -> None:
         self.database = database
         self.event_log = event_log
         self.buffer_bytes = buffer_bytes
-        self._subscriber = subscriber
-        self._keys = keys
+        self.feed = feed
         self.is_draining = False
         self._followers: dict[UUID, set[Follower]] = {}
         self._listeners: set[asyncio.Event] = set()
@@ -79,7 +81,16 @@ class FollowHub:
 
     def follow(self, turn: Turn, after: Cursor = START) -> Follower:
         """A reader of `turn` behind `after`; use it as `async with`."""
-        return Follower(self, turn, after)
+        return Follower(self, turn.id, turn, after)
+
+    def follow_new(self, turn_id: UUID) -> Follower:
+        """A reader that is there before its turn is announced: it misses nothing.
+
+        `Follower.begin` names the turn once it is accepted; `close` must follow in any case.
+        """
+        follower = Follower(self, turn_id, None, START)
+        follower.listen()
+        return follower
 
     async def deliver_all(self, turn_id: UUID, timeout_s: float) -> None:
         """Waits until this process' readers of an ended turn have got its end.
@@ -103,21 +114,17 @@ class FollowHub:
         """An event that is set when the turn's end is published, or when that may be missed."""
         ended = asyncio.Event()
 
-        def hear(message: bytes | None) -> None:
-            if message is None or is_ended(message[message.rfind(b"\n") + 1 :]):
+        def hear(batch: EventBatch | None) -> None:
+            if batch is None or is_ended(batch.payloads[-1]):
                 ended.set()
 
-        channel = self._keys.events(turn_id)
-        try:
-            subscription = await self._subscriber.subscribe(channel, hear)
-        except RedisUnavailable:
-            subscription = self._subscriber.subscribe_soon(channel, hear)
+        listener = self.feed.listen(turn_id, hear)
         self._listeners.add(ended)
         try:
             yield ended
         finally:
             self._listeners.discard(ended)
-            subscription.close()
+            listener.close()
 
     def drain(self) -> None:
         """Wakes every reader and every waiting caller: from now on nobody waits here."""
@@ -128,26 +135,22 @@ class FollowHub:
         for ended in self._listeners:
             ended.set()
 
-    async def subscribe(self, follower: Follower) -> Subscription:
-        """Listens on the turn's channel; without Redis the reader hears once it is back."""
-        channel = self._keys.events(follower.turn.id)
-        self._followers.setdefault(follower.turn.id, set()).add(follower)
-        try:
-            return await self._subscriber.subscribe(channel, follower.hear)
-        except RedisUnavailable:
-            return self._subscriber.subscribe_soon(channel, follower.hear)
+    def remember(self, follower: Follower) -> None:
+        """Counts a follower among those who are told of drains and ends."""
+        self._followers.setdefault(follower.turn_id, set()).add(follower)
 
     def forget(self, follower: Follower) -> None:
-        """Ends what `subscribe` began."""
-        followers = self._followers.get(follower.turn.id)
+        """Ends what `remember` began."""
+        followers = self._followers.get(follower.turn_id)
         if followers is not None:
             followers.discard(follower)
             if not followers:
-                del self._followers[follower.turn.id]
+                del self._followers[follower.turn_id]
 
     async def _watch_postgres(self) -> None:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            self.feed.unsubscribe_idle()
             ids = list(self._followers)
             if not ids:
                 continue
@@ -163,43 +166,82 @@ class FollowHub:
 class Follower:
     """One reader's way through a turn's events."""
 
-    def __init__(self, hub: FollowHub, turn: Turn, after: Cursor) -> None:
-        self.turn = turn
+    __slots__ = (
+        "_ended_count",
+        "_from_log",
+        "_heard",
+        "_hub",
+        "_interrupted",
+        "_is_new",
+        "_listener",
+        "_live",
+        "_live_bytes",
+        "_skip_to_end",
+        "_turn",
+        "cursor",
+        "is_done",
+        "turn_id",
+    )
+
+    def __init__(self, hub: FollowHub, turn_id: UUID, turn: Turn | None, after: Cursor) -> None:
+        self.turn_id = turn_id
         self.cursor = after
         self.is_done = asyncio.Event()
         """Set once `turn.ended` was handed out, or the reader left."""
         self._hub = hub
+        self._turn = turn
+        self._is_new = turn is None
         self._live: deque[EventBatch] = deque()
         self._live_bytes = 0
         self._from_log = True
         self._heard = asyncio.Event()
-        self._ended_count = 1 if turn.is_terminal else 0
+        self._ended_count = 1 if turn is not None and turn.is_terminal else 0
         self._skip_to_end = False
         self._interrupted = False
-        self._subscription: Subscription | None = None
+        self._listener: Listener | None = None
+
+    @property
+    def turn(self) -> Turn:
+        """The turn as it was when the reader came."""
+        if self._turn is None:
+            raise RuntimeError("the turn of this reader has not begun")
+        return self._turn
+
+    def begin(self, turn: Turn) -> None:
+        """Names the turn of a reader that came before it."""
+        self._turn = turn
 
     async def __aenter__(self) -> Self:
-        try:
-            if not self.turn.is_terminal:
-                self._subscription = await self._hub.subscribe(self)
-        except BaseException:
-            self._hub.forget(self)
-            raise
+        if not self.turn.is_terminal:
+            self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def listen(self) -> None:
+        """Hears what is published from now on; calling it again does nothing."""
+        if self._listener is not None:
+            return
+        self._listener = self._hub.feed.listen(self.turn_id, self.hear)
+        # Of a turn that nobody has announced yet, nothing was published before.
+        self._from_log = not (self._is_new and self._listener.is_live)
+        self._hub.remember(self)
+
+    def close(self) -> None:
+        """Leaves; closing again does nothing."""
         self.is_done.set()
-        if self._subscription is not None:
-            self._subscription.close()
+        if self._listener is not None:
+            self._listener.close()
         self._hub.forget(self)
 
-    def hear(self, message: bytes | None) -> None:
-        """Takes a published message; None means that some may have been missed."""
-        if message is None:
-            self._from_log = True
+    def hear(self, batch: EventBatch | None) -> None:
+        """Takes a published batch; None means that some may have been missed."""
+        if batch is None:
+            self._from_log, self._is_new = True, False
         elif not self._from_log:
-            self._live.append(parse_message(message))
-            self._live_bytes += len(message)
+            self._live.append(batch)
+            self._live_bytes += batch.size_bytes
             if self._live_bytes > self._hub.buffer_bytes:
                 self._drop_live()
         self._heard.set()
@@ -220,7 +262,7 @@ class Follower:
         self._skip_to_end = True
         self._heard.set()
 
-    async def read(self, timeout_s: float) -> list[EventBatch]:
+    async def read(self, timeout_s: float | None = None) -> list[EventBatch]:
         """The next events, at least one batch; empty after `timeout_s` or an interrupt.
 
         After the batch that ends with `turn.ended`, `is_done` is set.
@@ -228,46 +270,46 @@ class Follower:
         Raises:
             TurnNotFound: the turn was deleted.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        clock = asyncio.get_running_loop().time
+        deadline = None if timeout_s is None else clock() + timeout_s
         while not self.is_done.is_set():
-            batches = await self._read_available()
+            self._heard.clear()
+            batches = self._pass_on(await self._read_log() if self._from_log else self._take_live())
             if batches:
                 return batches
-            left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0 or self._interrupted:
+            left_s = None if deadline is None else deadline - clock()
+            if self._interrupted or (left_s is not None and left_s <= 0):
                 self._interrupted = False
                 return []
-            await self._wait(min(left_s, 1.0) if self._from_log else left_s)
+            if not self._heard.is_set():
+                await self._wait(left_s)
         return []
 
-    async def _wait(self, timeout_s: float) -> None:
+    async def _wait(self, timeout_s: float | None) -> None:
+        if self._from_log:  # Redis is away
+            timeout_s = min(timeout_s or AWAY_POLL_S, AWAY_POLL_S)
+        if timeout_s is None:
+            await self._heard.wait()
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 await self._heard.wait()
         except TimeoutError:
             return
 
-    async def _read_available(self) -> list[EventBatch]:
-        self._heard.clear()
-        if self._from_log:
-            batches = await self._read_log()
-        else:
-            batches = self._take_live()
-        return self._pass_on(batches)
-
     async def _read_log(self) -> list[EventBatch]:
         # From here on messages are kept: what is published while the log is read comes after it.
         self._drop_live()
         self._from_log = False
         try:
-            batches = await self._hub.event_log.read(self.turn.id, self.cursor)
+            batches = await self._hub.event_log.read(self.turn_id, self.cursor)
         except (RedisUnavailable, RedisReplyError):
             batches = []
             self._from_log = True
         if batches:
             self._from_log = True  # there may be more pages
             return batches
-        if self._ended_count == 0 and self.cursor == START:
+        if self._ended_count == 0 and self.cursor == START and not self._is_new:
             # Nothing was logged yet: it may wait, or have ended before we listened.
             self._ended_count = await self._check_ended()
             if self._ended_count:
@@ -282,14 +324,14 @@ class Follower:
 
         Of a turn that was over before we came, that is so while it has a log without an end.
         """
-        if self._subscription is not None:
+        if self._listener is not None:
             return True
         try:
-            if not await self._hub.event_log.holds(self.turn.id, START):
+            if not await self._hub.event_log.holds(self.turn_id, START):
                 return False
         except (RedisUnavailable, RedisReplyError):
             return False
-        self._subscription = await self._hub.subscribe(self)
+        self.listen()
         self._look_again()
         return True
 
@@ -344,7 +386,7 @@ class Follower:
 
     async def _load_turn(self) -> Turn:
         row = await self._hub.database.fetch_one(
-            "get_turn_of_tenant", self.turn.id, self.turn.tenant_id
+            "get_turn_of_tenant", self.turn_id, self.turn.tenant_id
         )
         if row is None:
             raise TurnNotFound

@@ -180,6 +180,10 @@ class EventBatch(NamedTuple):
     def last(self) -> Cursor:
         return Cursor(self.attempt, self.first_seq + len(self.payloads) - 1)
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.payloads))
+
     def after(self, cursor: Cursor) -> EventBatch | None:
         """The part of the batch behind `cursor`, or None when nothing is."""
         if self.last <= cursor:

@@ -37,6 +37,6 @@ def test_the_table_of_keys_is_complete() -> None:
     ]
     named = [str(getattr(keys, name)) for name in properties]
     named += [keys.line(some_id, "k"), keys.busy(some_id, "k"), keys.meta(some_id)]
-    named += [keys.log(some_id), keys.events(some_id), keys.control("w")]
+    named += [keys.log(some_id), keys.feed(some_id), keys.control("w")]
     told = re.findall(r"`…:(\w+)", _ARCHITECTURE.read_text())
     assert set(told) == {name.partition("}:")[2].partition(":")[0] for name in named}

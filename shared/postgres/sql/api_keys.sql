@@ -14,6 +14,15 @@ where k.id = $1 and k.tenant_id = $2
     and k.revoked_at is null
     and (k.expires_at is null or k.expires_at > now());
 
+-- name: list_valid_api_keys :many
+-- Which of these keys may still be used; one question for all open streams. $1 keys
+-- -- scope: system
+select k.id
+from api_keys k
+where k.id = any($1::uuid[])
+    and k.revoked_at is null
+    and (k.expires_at is null or k.expires_at > now());
+
 -- name: add_api_key :one
 -- Writes a key down, or makes the same user's same secret valid again; no row = another user's.
 -- $1 key  $2 tenant  $3 user  $4 hash  $5 first characters  $6 name

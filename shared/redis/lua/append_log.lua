@@ -2,7 +2,7 @@
 -- from the attempt that opened the log under the present generation. A retry answers DUP.
 --
 -- KEYS: generation meta log
--- ARGV: attempt first count payload final max_bytes channel ttl_s
+-- ARGV: attempt first count payload final max_bytes channel turn ttl_s
 --   payload  `count` encoded events from seq `first`, joined by newlines
 --   final    '1' when the last of them is turn.ended: the log closes
 --   ttl_s    kept so long from now on, set when the log closes
@@ -35,5 +35,5 @@ if final == '1' then
   redis.call('EXPIRE', meta, ttl_s)
   redis.call('EXPIRE', log, ttl_s)
 end
-redis.call('PUBLISH', channel, attempt .. ' ' .. first .. ' ' .. count .. '\n' .. payload)
+redis.call('PUBLISH', channel, turn .. ' ' .. attempt .. ' ' .. first .. ' ' .. count .. '\n' .. payload)
 return {'OK', ends}

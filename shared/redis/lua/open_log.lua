@@ -3,7 +3,7 @@
 -- lost or rolled-back Redis harmless. A retry of the same call answers DUP.
 --
 -- KEYS: generation meta log
--- ARGV: attempt expected count payload final channel ttl_s
+-- ARGV: attempt expected count payload final channel turn ttl_s
 --   payload  `count` encoded events, joined by newlines
 --   final    '1' when the last of them is turn.ended
 -- Returns {word, last seq}.
@@ -33,5 +33,5 @@ redis.call('HSET', meta, 'attempt', attempt, 'closed', final, 'generation', pres
   'last', count, 'bytes', #payload)
 redis.call('EXPIRE', meta, ttl_s)
 redis.call('EXPIRE', log, ttl_s)
-redis.call('PUBLISH', channel, attempt .. ' 1 ' .. count .. '\n' .. payload)
+redis.call('PUBLISH', channel, turn .. ' ' .. attempt .. ' 1 ' .. count .. '\n' .. payload)
 return {'OK', tonumber(count)}

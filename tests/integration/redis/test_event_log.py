@@ -160,7 +160,7 @@ async def test_reading_goes_on_behind_any_cursor_and_over_pages(log: Log) -> Non
 async def test_what_is_appended_is_published_once(log: Log, redis_url: str) -> None:
     heard: list[bytes | None] = []
     async with Subscriber(redis_url) as subscriber:
-        await subscriber.subscribe(log.keys.events(log.turn_id), heard.append)
+        await subscriber.subscribe(log.keys.feed(log.turn_id), heard.append)
         heard.clear()
         await log.open(1, b"a", b"b")
         await log.open(1, b"a", b"b")
@@ -169,7 +169,7 @@ async def test_what_is_appended_is_published_once(log: Log, redis_url: str) -> N
         await log.append(1, 9, b"z")
         await log.append(1, 4, b"d", final=True)
         await wait_until(lambda: len(heard) >= 3, "three messages arrive")
-    batches = [parse_message(message) for message in heard if message is not None]
+    batches = [parse_message(message.partition(b" ")[2]) for message in heard if message]
     assert batches == [
         EventBatch(1, 1, [b"a", b"b"]), EventBatch(1, 3, [b"c"]), EventBatch(1, 4, [b"d"]),
     ]  # fmt: skip

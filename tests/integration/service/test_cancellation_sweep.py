@@ -74,9 +74,9 @@ async def sweep(
 
 
 async def assert_clean(api: Api) -> None:
-    """No driver call, no subscription, no follower is left."""
+    """No driver call, no listener, no follower is left."""
     await wait_until(lambda: not api.database._calls, "driver calls have finished")
-    assert api.subscriber._channels == {}
+    assert not any(channel.listeners for channel in api.hub.feed._channels.values())
     assert api.hub._followers == {}
     assert api.hub._listeners == set()
     pool = api.database._pool

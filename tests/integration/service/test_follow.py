@@ -58,14 +58,14 @@ async def test_a_message_that_never_came_is_read_from_the_log(stage: Stage) -> N
     await stage.say()
     assert await stage.read(2) == [Cursor(1, 1), Cursor(1, 2)]
     assert await stage.follower.read(0.05) == [], "it reads live from here on"
-    subscription = stage.follower._subscription
-    assert subscription is not None
-    hear, subscription.callback = subscription.callback, lambda _: None
+    listener = stage.follower._listener
+    assert listener is not None
+    hear, listener.hear = listener.hear, lambda _: None
     await stage.say()
     await stage.say()
     await stage.api.connection.call("PING")
     await asyncio.sleep(0.05)  # both messages have come and gone
-    subscription.callback = hear
+    listener.hear = hear
     await stage.say()
     assert await stage.read(3) == [Cursor(1, 3), Cursor(1, 4), Cursor(1, 5)]
 

@@ -40,6 +40,7 @@ from shared.redis.event_log import EventLog, LogReply
 from shared.redis.keys import Keys
 from shared.redis.scripts import Word
 from shared.redis.subscriber import Subscriber
+from shared.redis.turn_feed import TurnFeed
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
 from shared.turn.events import START, MessageDelta, Usage, encode_event, is_ended
@@ -144,9 +145,8 @@ class Lives(RuleBasedStateMachine):
             control=control,
             hub=FollowHub(
                 database=servers.database,
-                subscriber=Subscriber(servers.redis_url),
+                feed=TurnFeed(Subscriber(servers.redis_url), self.keys),
                 event_log=self.log,
-                keys=self.keys,
                 buffer_bytes=1,
             ),
             queue_ttl_s=1000.0,
@@ -219,9 +219,7 @@ class Lives(RuleBasedStateMachine):
 
     async def _submit(self, new: NewTurn, *, announced: bool) -> tuple[UUID, bool]:
         if not announced:  # the API process dies behind the commit
-            row = await self.service._accepts.run(
-                *self.service._accept_arguments(new), contended=new.thread_id
-            )
+            row = await self.service._accepts.run(*self.service._accept_arguments(new))
             assert row is not None
             return row["id"], False
         accepted = await self.service.submit(new)
@@ -337,8 +335,9 @@ class Lives(RuleBasedStateMachine):
     async def _end(self, attempt: Attempt, status: TurnStatus, *, published: bool) -> None:
         turn = attempt.turn
         row = await self.servers.database.fetch_one(
-            "end_turn", turn.id, self.principal.tenant_id, attempt.attempt, status, None, None,
-            Usage().model_dump(by_alias=True), len(attempt.payloads) + 1, None, [], None,
+            "end_turns", [turn.id], [self.principal.tenant_id], [attempt.attempt], [status], [None],
+            [None], [Usage().model_dump_json(by_alias=True)], [len(attempt.payloads) + 1], [None],
+            ["[]"], [None],
         )  # fmt: skip
         assert (row is not None) == attempt.is_current, (
             "I2/I4: only the present attempt ends a turn"

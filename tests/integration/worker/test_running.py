@@ -192,7 +192,7 @@ async def test_an_open_stream_whose_log_is_lost_behind_the_end_gets_a_snapshot(
         first: list[Any] = []
         while len(places(first)) < 3:
             first += await follower.read(5)
-        follower._subscription.close()  # type: ignore[union-attr]  # it hears nothing from now on
+        follower._listener.close()  # type: ignore[union-attr]  # it hears nothing from now on
         await api.end_of(turn)
         await wait_until(lambda: not len(worker.parts.held), "the worker has published the end")
         await flush_redis()

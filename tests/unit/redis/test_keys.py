@@ -18,7 +18,7 @@ def all_keys(concurrency_key: str) -> list[str]:
     return [
         KEYS.generation, KEYS.ready, KEYS.clock, KEYS.tags, KEYS.wake, KEYS.workers, KEYS.jobs,
         KEYS.line(TENANT, concurrency_key), KEYS.busy(TENANT, concurrency_key),
-        KEYS.meta(turn), KEYS.log(turn), KEYS.events(turn), KEYS.control("w"),
+        KEYS.meta(turn), KEYS.log(turn), KEYS.feed(turn), KEYS.control("w"),
     ]  # fmt: skip
 
 

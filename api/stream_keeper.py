@@ -1,0 +1,98 @@
+"""What open streams need while nothing happens: one task looks after all of them.
+
+A timer, a timeout and a task for each stream would cost more than the stream. Every stream is
+looked at about once a second; the looks are spread over the second, so that ten thousand idle
+streams make nobody wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, Protocol, Self
+from uuid import UUID
+
+import structlog
+
+from shared.errors import PostgresUnavailable
+from shared.service.api_keys import ApiKeys
+
+log = structlog.get_logger(__name__)
+
+CREDENTIAL_CHECK_S: Final = 3.0
+"""How often the credentials of open streams are asked for: a revoked one loses its streams within
+5 s, the query and the look included."""
+_SLICES: Final = 20
+
+
+class Stream(Protocol):
+    """An open stream, as its keeper sees it."""
+
+    key_id: UUID
+
+    def look(self, now: float) -> None:
+        """Does what is due: a keep-alive, an end of age, a watch for the client's leaving."""
+        ...
+
+    def revoke(self) -> None:
+        """Ends at once: the credential is no longer valid."""
+        ...
+
+
+class StreamKeeper:
+    """Run it as `async with`; `look_interval_s` is how often each stream is looked at."""
+
+    def __init__(self, api_keys: ApiKeys, *, look_interval_s: float) -> None:
+        self._api_keys = api_keys
+        self._pause_s = look_interval_s / _SLICES
+        self._slices: list[set[Stream]] = [set() for _ in range(_SLICES)]
+        self._next_slice = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [
+            asyncio.create_task(self._look_around()),
+            asyncio.create_task(self._check_credentials()),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    def add(self, stream: Stream) -> int:
+        """Begins to look after a stream; tells what `remove` wants to know."""
+        self._next_slice = (self._next_slice + 1) % _SLICES
+        self._slices[self._next_slice].add(stream)
+        return self._next_slice
+
+    def remove(self, stream: Stream, place: int) -> None:
+        """Ends what `add` began."""
+        self._slices[place].discard(stream)
+
+    async def _look_around(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            for streams in self._slices:
+                await asyncio.sleep(self._pause_s)
+                now = clock()
+                for stream in list(streams):
+                    stream.look(now)
+
+    async def _check_credentials(self) -> None:
+        while True:
+            await asyncio.sleep(CREDENTIAL_CHECK_S)
+            in_use = {stream.key_id for stream in self._all()}
+            if not in_use:
+                continue
+            try:
+                revoked = in_use - await self._api_keys.find_valid(in_use)
+            except PostgresUnavailable:
+                continue
+            for stream in self._all():
+                if stream.key_id in revoked:
+                    stream.revoke()
+
+    def _all(self) -> Iterable[Stream]:
+        return [stream for streams in self._slices for stream in streams]
