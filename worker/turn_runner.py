@@ -19,6 +19,7 @@ from shared.errors import PostgresUnavailable, RedisUnavailable, TurnFailed
 from shared.ids import new_id
 from shared.metrics import Metrics
 from shared.postgres.group_commit import GroupCommit
+from shared.postgres.histories import Histories
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
@@ -34,13 +35,15 @@ from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, Engine
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
-from worker.history import budget_for, newest_within
+from worker.history import BYTES_PER_TOKEN, budget_for, newest_within
 
 log = structlog.get_logger(__name__)
 
 COMMIT_RETRY_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 5.0
 _DEADLINE_STEP_S: Final = 0.5
+_STORED_SIZE_MARGIN: Final = 4
+"""A message is stored with more about it than the token budget counts: ids, times, signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,12 @@ class TurnRunner:
         self._engines = engines
         self._metrics = metrics
         self._settings = settings
-        self._endings = GroupCommit(database, "end_turn")
+        self._endings = GroupCommit(database, "end_turns")
+        self._histories = Histories(
+            database,
+            max_messages=settings.history_max_messages,
+            max_bytes=settings.history_max_tokens * BYTES_PER_TOKEN * _STORED_SIZE_MARGIN,
+        )
 
     async def run(self, held: HeldTurn) -> None:
         """Runs a turn to its end, or until it is stopped; releases what it held in Redis."""
@@ -103,10 +111,9 @@ class TurnRunner:
         Raises:
             TurnFailed: the model or the settings are no good.
         """
-        rows = await self._load_history(turn)
-        prompt = next((r["content"] for r in rows if r["id"] == turn.input_message_id), "")
+        rows = await self._load_history(turn) if turn.has_history else []
         earlier = newest_within(
-            [dict(row) for row in rows if row["id"] != turn.input_message_id],
+            [dict(row) for row in rows],
             budget_for(turn.model_id, self._settings.history_max_tokens),
         )
         request = EngineRequest(
@@ -117,21 +124,14 @@ class TurnRunner:
             settings=turn.settings,
             instructions=turn.instructions,
             history=[_as_model_message(row) for row in earlier],
-            prompt=prompt,
+            prompt=turn.prompt,
         )
         return self._engines.engine_for(turn.model_id).start(request)
 
     async def _load_history(self, turn: ClaimedTurn) -> list[asyncpg.Record]:
         while True:
             try:
-                return await self._database.fetch_many(
-                    "list_thread_history",
-                    turn.tenant_id,
-                    turn.thread_id,
-                    turn.accept_seq,
-                    turn.input_message_id,
-                    self._settings.history_max_messages,
-                )
+                return await self._histories.read(turn)
             except PostgresUnavailable:
                 await asyncio.sleep(COMMIT_RETRY_S)
 
@@ -198,7 +198,7 @@ class TurnRunner:
         is_retry = False
         while held.stop_reason is not StopReason.FENCED:
             try:
-                row = await self._endings.run(*arguments, contended=turn.thread_id)
+                row = await self._endings.run(*arguments)
                 if row is None and is_retry:
                     row = await self._find_own_ending(turn, turn_log.last_seq + 1)
             except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:

@@ -183,26 +183,32 @@ class TurnWorker(Worker):
 
     async def _claim_in_postgres(self, turn_ids: list[UUID]) -> list[ClaimedTurn]:
         parts = self._parts
-        # Sorted, so that two workers that meet on the same keys lock them in the same order.
-        runs = [(turn_id, parts.worker_id, parts.settings.lease_s) for turn_id in sorted(turn_ids)]
         # Until the reply is here, Postgres may hold claims in our name that nobody runs.
         self._claims_unsure = True
         try:
-            rows = await parts.database.fetch_each("claim_turn", runs)
+            rows = await parts.database.fetch_many(
+                "claim_turns", turn_ids, parts.worker_id, parts.settings.lease_s
+            )
             self._claims_unsure = False
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
-            rows = await self._claim_one_by_one(runs)
+            rows = await self._claim_one_by_one(turn_ids)
         for row in rows:
             if row["attempt"] == 1:
                 parts.metrics.queue_wait.observe(row["waited_s"])
+        # One statement may have claimed several of a key: they start in the order of their line.
+        rows.sort(key=lambda row: row["accept_seq"])
         return [claimed_turn_from_row(row) for row in rows]
 
-    async def _claim_one_by_one(self, runs: list[tuple[Any, ...]]) -> list[asyncpg.Record]:
+    async def _claim_one_by_one(self, turn_ids: list[UUID]) -> list[asyncpg.Record]:
         # Somebody else took the same slot in this very moment: let each claim stand alone.
+        parts = self._parts
         rows: list[asyncpg.Record] = []
-        for run in runs:
+        # In the order of their ids, which is about that of their lines.
+        for turn_id in sorted(turn_ids):
             try:
-                rows += await self._parts.database.fetch_many("claim_turn", *run)
+                rows += await parts.database.fetch_many(
+                    "claim_turns", [turn_id], parts.worker_id, parts.settings.lease_s
+                )
             except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
                 continue
             except PostgresUnavailable as error:

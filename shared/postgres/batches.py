@@ -7,30 +7,31 @@ next batch gathers while the one before is under way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import asyncpg
 
 from shared.errors import PostgresUnavailable
+from shared.postgres.pool import encode_json
 
 MAX_WAIT_S: Final = 5.0
 """What has waited longer for its batch is refused: Postgres is away, or far behind."""
 
-Answer = asyncpg.Record | None
+T = TypeVar("T")
 
 
-class Ask(NamedTuple):
+class Ask(NamedTuple, Generic[T]):
     """One caller's question: the arguments of a named query, and where its answer goes."""
 
     args: tuple[Any, ...]
     asked_at: float
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[T]
 
-    def answer(self, row: Answer) -> None:
-        """Gives the caller its row; a caller that has gone is no matter."""
+    def answer(self, answer: T) -> None:
+        """Gives the caller its answer; a caller that has gone is no matter."""
         if not self.future.done():
-            self.future.set_result(row)
+            self.future.set_result(answer)
 
     def fail(self, error: BaseException) -> None:
         """Raises `error` at the caller."""
@@ -43,7 +44,7 @@ class Ask(NamedTuple):
             self.future.exception()  # read here: the caller may have gone
 
 
-class Batches:
+class Batches(Generic[T]):
     """Gathers asks and hands them to `send` in the order they came; `send` answers each of them.
 
     At most `lanes` batches of at most `most` asks are in flight. An ask is never part of a batch
@@ -51,22 +52,22 @@ class Batches:
     """
 
     def __init__(
-        self, send: Callable[[list[Ask]], Awaitable[None]], *, most: int, lanes: int
+        self, send: Callable[[list[Ask[T]]], Awaitable[None]], *, most: int, lanes: int
     ) -> None:
         self._send = send
         self._most = most
         self._lanes = lanes
-        self._gathering: list[Ask] = []
+        self._gathering: list[Ask[T]] = []
         self._flushes: set[asyncio.Task[None]] = set()
 
-    async def ask(self, args: tuple[Any, ...]) -> Answer:
+    async def ask(self, args: tuple[Any, ...]) -> T:
         """The answer to one ask.
 
         Raises:
             PostgresUnavailable: it waited `MAX_WAIT_S` for its batch.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         self._gathering.append(Ask(args, loop.time(), future))
         if len(self._flushes) < self._lanes:
             self._start_flush()
@@ -102,3 +103,22 @@ class Batches:
         error = PostgresUnavailable("Postgres does not keep up: the question was not sent")
         for ask in late:
             ask.fail(error)
+
+
+def columns(runs: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The arguments of many runs as one array per argument; they are `as_elements` already."""
+    return [list(column) for column in zip(*runs, strict=True)]
+
+
+def as_elements(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Arguments of a run that can stand in arrays: objects and lists become JSON text.
+
+    The query casts it; the driver would take a list within an array for one more dimension.
+
+    Raises:
+        asyncpg.DataError: it cannot be written as JSON.
+    """
+    try:
+        return tuple(encode_json(v) if isinstance(v, dict | list) else v for v in args)
+    except TypeError as error:
+        raise asyncpg.DataError(str(error)) from error

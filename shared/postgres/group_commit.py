@@ -3,63 +3,65 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 
 from shared.errors import PostgresUnavailable
-from shared.postgres.batches import Ask, Batches
+from shared.postgres.batches import Ask, Batches, as_elements, columns
 from shared.postgres.pool import Database
 
 MAX_BATCH: Final = 64
 _LANES: Final = 2
 """Batches in flight at once: one commits while the other is being sent."""
 
+_Run = Ask[asyncpg.Record | None]
+
 
 class GroupCommit:
-    """Runs one named query for many callers. Its rows have an `id` = the first argument.
+    """Runs one named query for many callers: it takes an array per argument.
 
-    A caller gets its row, or None when its run changed nothing. When one run of a batch breaks a
-    constraint, the batch is undone and its runs are repeated one by one: each caller gets its own
-    outcome.
+    Its rows have an `id` = the first argument. A caller gets its row, or None when its run changed
+    nothing. When one run of a batch breaks a constraint, the batch is undone and its runs are
+    repeated one by one: each caller gets its own outcome.
     """
 
     def __init__(self, database: Database, query: str) -> None:
         self._database = database
         self._query = query
-        self._batches = Batches(self._send, most=MAX_BATCH, lanes=_LANES)
+        self._batches: Batches[asyncpg.Record | None] = Batches(
+            self._send, most=MAX_BATCH, lanes=_LANES
+        )
 
-    async def run(self, *args: Any, contended: UUID) -> asyncpg.Record | None:
-        """The row of this run, once its batch is committed.
-
-        A cancelled caller does not undo its write. `contended` is the thread, the one row that runs
-        of different batches write: all batches lock threads in the same order, so none deadlocks.
+    async def run(self, *args: Any) -> asyncpg.Record | None:
+        """The row of this run, once its batch is committed. A cancelled caller undoes nothing.
 
         Raises:
             PostgresUnavailable: the outcome of the commit is unknown, or it did not happen, or the
                 run waited too long for its batch.
             asyncpg.PostgresError: this run broke a constraint.
         """
-        return await self._batches.ask((contended, *args))
+        return await self._batches.ask(as_elements(args))
 
-    async def _send(self, batch: list[Ask]) -> None:
-        batch = sorted(batch, key=lambda ask: ask.args[0])  # stable: a thread's runs keep order
+    async def _send(self, batch: list[_Run]) -> None:
         try:
-            rows = await self._database.fetch_each(self._query, [ask.args[1:] for ask in batch])
-        except asyncpg.PostgresError:
-            await self._send_one_by_one(batch)
+            rows = await self._fetch(batch)
+        except asyncpg.PostgresError as error:
+            if len(batch) == 1:
+                batch[0].fail(error)
+            else:
+                await self._send_one_by_one(batch)
         except PostgresUnavailable as error:
             for ask in batch:
                 ask.fail(error)
         else:
             found = {row["id"]: row for row in rows}
             for ask in batch:
-                ask.answer(found.get(ask.args[1]))
+                ask.answer(found.get(ask.args[0]))
 
-    async def _send_one_by_one(self, batch: list[Ask]) -> None:
+    async def _send_one_by_one(self, batch: list[_Run]) -> None:
         for index, ask in enumerate(batch):
             try:
-                row = await self._database.fetch_one(self._query, *ask.args[1:])
+                rows = await self._fetch([ask])
             except asyncpg.PostgresError as error:
                 ask.fail(error)
             except PostgresUnavailable as error:
@@ -67,4 +69,7 @@ class GroupCommit:
                     rest.fail(error)
                 return
             else:
-                ask.answer(row)
+                ask.answer(rows[0] if rows else None)
+
+    async def _fetch(self, batch: list[_Run]) -> list[asyncpg.Record]:
+        return await self._database.fetch_many(self._query, *columns([ask.args for ask in batch]))

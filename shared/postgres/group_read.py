@@ -21,7 +21,9 @@ class GroupRead:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._batches = Batches(self._send, most=MAX_BATCH, lanes=_LANES)
+        self._batches: Batches[asyncpg.Record | None] = Batches(
+            self._send, most=MAX_BATCH, lanes=_LANES
+        )
 
     async def get(self, turn_id: UUID, tenant_id: UUID, user_id: UUID) -> asyncpg.Record | None:
         """The turn's id, owner, attempt, status and `updated_at`, read after this call began.
@@ -33,7 +35,7 @@ class GroupRead:
         """
         return await self._batches.ask((turn_id, tenant_id, user_id))
 
-    async def _send(self, batch: list[Ask]) -> None:
+    async def _send(self, batch: list[Ask[asyncpg.Record | None]]) -> None:
         # Dictionaries keep their order: the columns below belong together.
         wanted = dict.fromkeys(ask.args for ask in batch if not ask.future.done())
         if not wanted:

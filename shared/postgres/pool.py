@@ -7,7 +7,7 @@ even when the request that asked is gone, so that no connection goes back in an 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -30,6 +30,8 @@ _SERVER_SETTINGS: Final = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
 }
 # Postgres itself answered, but it is not able to serve: as good as gone for the caller.
 _UNAVAILABLE: Final = (
@@ -103,14 +105,6 @@ class Database:
     async def fetch_many(self, name: str, *args: Any) -> list[asyncpg.Record]:
         """All rows of the named query."""
         return await self._call(lambda c: c.fetch(sql(name), *args))
-
-    async def fetch_each(self, name: str, rows: Sequence[Sequence[Any]]) -> list[asyncpg.Record]:
-        """Runs the named query once per row of arguments: one round trip, one commit for all.
-
-        Returns the rows of all runs in order; a run without a row leaves no trace, so queries
-        meant for this return their own key. An error undoes the whole batch.
-        """
-        return await self._call(lambda c: c.fetchmany(sql(name), rows))
 
     async def run_in_transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Runs `work` in one transaction and commits it."""

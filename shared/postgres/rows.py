@@ -47,7 +47,7 @@ def turn_from_row(row: asyncpg.Record) -> Turn:
 
 
 def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
-    """A row of `claim_turn` as a `ClaimedTurn`."""
+    """A row of `claim_turns` as a `ClaimedTurn`."""
     prompts = (row["thread_system_prompt"], row["system_prompt"])
     return ClaimedTurn(
         id=row["id"],
@@ -62,6 +62,7 @@ def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
         model_id=row["model_id"],
         settings=row["settings"],
         instructions="\n\n".join(filter(None, prompts)) or None,
-        input_message_id=row["input_message_id"],
+        prompt=row["prompt"],
+        has_history=row["has_history"],
         output_message_id=row["output_message_id"],
     )

@@ -18,6 +18,7 @@ from shared.errors import (
     TurnNotFound,
 )
 from shared.metrics import Metrics
+from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database, Transaction
 from shared.postgres.rows import turn_from_row
@@ -66,7 +67,7 @@ class TurnService:
         self._metrics = metrics
         self._queue_ttl_s = queue_ttl_s
         self._cancel_wait_s = cancel_wait_s
-        self._accepts = GroupCommit(database, "accept_turn")
+        self._accepts = GroupCommit(database, "accept_turns")
         self._announcements: set[asyncio.Task[None]] = set()
 
     # -- submit
@@ -85,7 +86,7 @@ class TurnService:
             if new.conflict_policy is ConflictPolicy.REJECT:
                 row = await self._accept_alone(new)
             else:
-                row = await self._accepts.run(*self._accept_arguments(new), contended=new.thread_id)
+                row = await self._accepts.run(*self._accept_arguments(new))
         except PostgresUnavailable:
             # The commit may have happened: the idempotency key tells.
             if await self._find_accepted(new) is None:
@@ -117,7 +118,9 @@ class TurnService:
                 raise ConcurrencyConflict(
                     str(active["id"]) if active["user_id"] == user_id else None
                 )
-            return await transaction.fetch_one("accept_turn", *self._accept_arguments(new))
+            return await transaction.fetch_one(
+                "accept_turns", *columns([as_elements(self._accept_arguments(new))])
+            )
 
         return await self._database.run_in_transaction(accept)
 

@@ -131,5 +131,7 @@ class ClaimedTurn:
     settings: dict[str, Any]
     instructions: str | None
     """The thread's system prompt, then the turn's own."""
-    input_message_id: UUID
+    prompt: str
+    has_history: bool
+    """Whether its thread had messages before it."""
     output_message_id: UUID

@@ -1,18 +1,36 @@
--- name: accept_turn :one
--- Writes the idempotency row, the turn and the user's message in one statement; no row = refused.
--- $1 turn  $2 tenant  $3 user  $4 thread  $5 input message  $6 output message  $7 text  $8 raw message
--- $9 model  $10 settings  $11 system prompt  $12 concurrency key  $13 idempotency scope
--- $14 idempotency key  $15 fingerprint  $16 show the key  $17 queue time in s  $18 preview  $19 title
-with thread as materialized (
-    select t.id
+-- name: accept_turns :many
+-- Writes idempotency rows, turns and users' messages of many requests; no row = refused.
+-- One array per column, one element per request, in the order of accepting:
+-- $1 turns  $2 tenants  $3 users  $4 threads  $5 input messages  $6 output messages  $7 texts
+-- $8 raw messages  $9 models  $10 settings  $11 system prompts  $12 concurrency keys
+-- $13 idempotency scopes  $14 idempotency keys  $15 fingerprints  $16 show the keys
+-- $17 queue times in s  $18 previews  $19 titles
+-- Locks threads by id, then idempotency keys in order: batches of two processes never deadlock.
+with asked as materialized (
+    select *
+    from unnest(
+        $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[],
+        $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
+        $15::bytea[], $16::boolean[], $17::double precision[], $18::text[], $19::text[]
+    ) with ordinality as asked (
+        id, tenant_id, user_id, thread_id, input_message_id, output_message_id, content,
+        raw_message, model_id, settings, system_prompt, concurrency_key, scope, key,
+        fingerprint, show_key, queue_time_s, preview, title, place
+    )
+),
+thread as materialized (
+    select t.id, t.tenant_id, t.user_id
     from threads t
-    where t.id = $4
-        and (t.tenant_id = $2 and t.user_id = $3 and t.deleted_at is null) is true
+    where t.id = any($4::uuid[]) and (t.deleted_at is null) is true
+    order by t.id
     for no key update
 ),
 fresh as (
     insert into idempotency_keys (tenant_id, scope, key, fingerprint, turn_id)
-    select $2, $13, $14, $15, $1 from thread
+    select a.tenant_id, a.scope, a.key, a.fingerprint, a.id
+    from asked a
+    join thread t on t.id = a.thread_id and t.tenant_id = a.tenant_id and t.user_id = a.user_id
+    order by a.tenant_id, a.scope, a.key, a.place
     on conflict do nothing
     returning turn_id
 ),
@@ -23,53 +41,72 @@ accepted as (
         max_running
     )
     select
-        $1, $2, $3, $4, $12, $5, $6, $9, $10::jsonb, $11,
-        case when $16::boolean then $14 end, now() + make_interval(secs => $17),
+        a.id, a.tenant_id, a.user_id, a.thread_id, a.concurrency_key, a.input_message_id,
+        a.output_message_id, a.model_id, a.settings::jsonb, a.system_prompt,
+        case when a.show_key then a.key end, now() + make_interval(secs => a.queue_time_s),
         coalesce(
             (
                 select l.max_running
                 from concurrency_limits l
-                where l.tenant_id = $2 and l.concurrency_key = $12
+                where l.tenant_id = a.tenant_id and l.concurrency_key = a.concurrency_key
             ),
             1
         )
-    from fresh
+    from asked a
+    join fresh f on f.turn_id = a.id
+    order by a.place
     returning *
 ),
 message as (
     insert into messages (
         id, tenant_id, thread_id, turn_id, turn_seq, role, content, format, raw_data, created_by
     )
-    select $5, $2, $4, $1, a.accept_seq, 'user', $7, 'pydantic_ai', $8::jsonb, $3
-    from accepted a
-    returning created_at
+    select
+        n.input_message_id, n.tenant_id, n.thread_id, n.id, n.accept_seq, 'user', a.content,
+        'pydantic_ai', a.raw_message::jsonb, n.user_id
+    from accepted n
+    join asked a on a.id = n.id
+    order by n.accept_seq
 ),
 touched as (
     update threads t
-    set last_message_at = m.created_at,
-        last_message_preview = $18,
-        last_turn_id = $1,
-        title = coalesce(t.title, $19),
-        updated_at = m.created_at
-    from message m
-    where t.id = $4 and (t.tenant_id = $2) is true
-    returning t.id
+    set last_message_at = now(),
+        last_message_preview = news.preview,
+        last_turn_id = news.turn_id,
+        title = coalesce(t.title, news.title),
+        updated_at = now()
+    from (
+        select
+            n.thread_id,
+            (array_agg(n.id order by n.accept_seq desc))[1] as turn_id,
+            (array_agg(a.preview order by n.accept_seq desc))[1] as preview,
+            (array_agg(a.title order by n.accept_seq) filter (where a.title is not null))[1] as title
+        from accepted n
+        join asked a on a.id = n.id
+        group by n.thread_id
+        order by n.thread_id
+    ) news
+    where t.id = news.thread_id
 )
 select
-    a.*,
-    (
-        select count(*)
-        from (
-            select 1
-            from turns ahead
-            where ahead.tenant_id = $2
-                and ahead.concurrency_key = $12
-                and ahead.status in ({active})
-                and ahead.accept_seq < a.accept_seq
-            limit 100
-        ) counted
+    n.*,
+    least(
+        100,
+        row_number() over (partition by n.tenant_id, n.concurrency_key order by n.accept_seq) - 1
+        + (
+            select count(*)
+            from (
+                select 1
+                from turns ahead
+                where ahead.tenant_id = n.tenant_id
+                    and ahead.concurrency_key = n.concurrency_key
+                    and ahead.status in ({active})
+                    and ahead.accept_seq < n.accept_seq
+                limit 100
+            ) counted
+        )
     ) as position
-from accepted a, touched;
+from accepted n;
 
 -- name: lock_concurrency_key :one
 -- Serialises accepts that must not both find the key idle; held until the commit.

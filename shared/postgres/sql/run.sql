@@ -1,56 +1,104 @@
--- name: claim_turn :one
+-- name: claim_turns :many
 -- Postgres decides: pending, first of its key, a free slot, in time. No row = drop the claim.
--- $1 turn  $2 worker  $3 lease in s   -- scope: system
-with head as (
-    select t.id, t.tenant_id, t.concurrency_key, t.max_running
+-- $1 turns  $2 worker  $3 lease in s   -- scope: system
+-- Of one key, turns that stand next to each other at the head of its line take the lowest free
+-- slots in that order; who stands behind a turn that is not claimed with it is refused.
+with asked as (
+    select t.tenant_id, t.concurrency_key, count(*) as turns, max(t.max_running) as places
     from turns t
-    where t.id = $1
-        and (t.status in ({sources:claim})) is true
-        and (t.expires_at > now() or t.started_at is not null)
-        and t.id = (
-            select head.id
-            from turns head
-            where head.tenant_id = t.tenant_id
-                and head.concurrency_key = t.concurrency_key
-                and head.status in ({active})
-                and (head.status in ({sources:claim})) is true
-            order by head.accept_seq
-            limit 1
-        )
+    where t.id = any($1::uuid[]) and (t.status in ({sources:claim})) is true
+    group by t.tenant_id, t.concurrency_key
 ),
-free as (
-    select h.id, candidate.slot
-    from head h
+line as (
+    select
+        a.tenant_id,
+        a.concurrency_key,
+        head.id,
+        head.place,
+        free.slots[head.place] <= head.max_running
+        and (head.expires_at > now() or head.started_at is not null)
+        and head.id = any($1::uuid[]) as may_run,
+        free.slots[head.place] as slot
+    from asked a
     cross join lateral (
-        select place.slot
-        from generate_series(1, h.max_running) as place (slot)
-        where not exists (
-            select 1
-            from turns busy
-            where busy.tenant_id = h.tenant_id
-                and busy.concurrency_key = h.concurrency_key
-                and busy.status = {target:claim}
-                and busy.slot = place.slot
-        )
-        order by place.slot
+        select
+            array(
+                select place.slot
+                from generate_series(1, a.places) as place (slot)
+                where place.slot <> all (
+                    array(
+                        select busy.slot
+                        from turns busy
+                        where busy.tenant_id = a.tenant_id
+                            and busy.concurrency_key = a.concurrency_key
+                            and busy.status = {target:claim}
+                    )
+                )
+                limit a.turns
+            ) as slots
         limit 1
-    ) candidate
+    ) free
+    cross join lateral (
+        select
+            h.id, h.max_running, h.expires_at, h.started_at,
+            row_number() over (order by h.accept_seq) as place
+        from turns h
+        where h.tenant_id = a.tenant_id
+            and h.concurrency_key = a.concurrency_key
+            and h.status in ({active})
+            and (h.status in ({sources:claim})) is true
+        order by h.accept_seq
+        limit a.turns
+    ) head
+),
+claimable as materialized (
+    select l.id, l.slot
+    from (
+        select
+            line.id,
+            line.slot,
+            bool_and(coalesce(line.may_run, false)) over (
+                partition by line.tenant_id, line.concurrency_key order by line.place
+            ) as is_next
+        from line
+    ) l
+    where l.is_next
+    order by l.id
 )
 update turns t
 set status = {target:claim},
     attempt = t.attempt + 1,
-    slot = free.slot,
+    slot = c.slot,
     worker_id = $2,
     lease_until = now() + make_interval(secs => $3),
     started_at = coalesce(t.started_at, now()),
     updated_at = now()
-from free
-where t.id = free.id and (t.status in ({sources:claim})) is true
+from claimable c
+where t.id = c.id and (t.status in ({sources:claim})) is true
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
-    t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt, t.input_message_id,
+    t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt,
     t.planned_output_message_id as output_message_id,
     (select th.system_prompt from threads th where th.id = t.thread_id) as thread_system_prompt,
+    coalesce(
+        (
+            select m.content
+            from messages m
+            where m.id = t.input_message_id and (m.superseded_at is null) is true
+        ),
+        ''
+    ) as prompt,
+    exists (
+        select 1
+        from messages m
+        where m.thread_id = t.thread_id
+            and m.superseded_at is null
+            and m.turn_seq < t.accept_seq
+    ) or exists (
+        select 1
+        from messages m
+        where m.thread_id = t.thread_id and m.superseded_at is null and m.turn_seq is null
+    ) as has_history,
     extract(epoch from now() - t.created_at)::double precision as waited_s;
 
 -- name: explain_refused_claims :many
@@ -85,33 +133,69 @@ left join lateral (
 ) head on true
 where t.id = any($1::uuid[]);
 
--- name: list_thread_history :many
--- Messages a turn may see: those of earlier turns of its thread and its own input, in turn order.
--- $1 tenant  $2 thread  $3 accept_seq of the turn  $4 its input message  $5 most rows
-select m.id, m.role, m.content, m.format, m.raw_data
+-- name: list_histories :many
+-- What turns may see of their threads: the newest messages of earlier turns, in turn order.
+-- One array per column: $1 turns  $2 tenants  $3 threads  $4 accept_seqs.
+-- $5 most rows of a turn  $6 bytes of a turn after which no more are read
+select h.turn_id, h.role, h.content, h.raw_data
 from (
-    select m.id, m.role, m.content, m.format, m.raw_data, m.turn_seq, m.seq
-    from messages m
-    where m.tenant_id = $1
-        and m.thread_id = $2
-        and m.superseded_at is null
-        and (m.turn_seq is null or m.turn_seq < $3 or m.id = $4)
-    order by coalesce(m.turn_seq, 0) desc, m.seq desc
-    limit $5
-) m
-order by coalesce(m.turn_seq, 0), m.seq;
+    select
+        asked.turn_id, m.role, m.content, m.raw_data, m.turn_seq, m.seq,
+        sum(
+            greatest(
+                octet_length(m.content),
+                case when m.role <> 'user' then pg_column_size(m.raw_data) end
+            )
+        ) over (
+            partition by asked.turn_id
+            order by coalesce(m.turn_seq, 0) desc, m.seq desc
+            rows between unbounded preceding and 1 preceding
+        ) as newer_bytes
+    from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
+        as asked (turn_id, tenant_id, thread_id, accept_seq)
+    cross join lateral (
+        select both_kinds.*
+        from (
+            (
+                select own.role, own.content, own.raw_data, own.turn_seq, own.seq
+                from messages own
+                where own.thread_id = asked.thread_id
+                    and (own.tenant_id = asked.tenant_id) is true
+                    and own.superseded_at is null
+                    and own.turn_seq < asked.accept_seq
+                order by own.turn_seq desc, own.seq desc
+                limit $5
+            )
+            union all
+            (
+                select own.role, own.content, own.raw_data, own.turn_seq, own.seq
+                from messages own
+                where own.thread_id = asked.thread_id
+                    and (own.tenant_id = asked.tenant_id) is true
+                    and own.superseded_at is null
+                    and own.turn_seq is null
+                order by own.turn_seq desc, own.seq desc
+                limit $5
+            )
+        ) both_kinds
+        order by coalesce(both_kinds.turn_seq, 0) desc, both_kinds.seq desc
+        limit $5
+    ) m
+) h
+where coalesce(h.newer_bytes, 0) < $6
+order by h.turn_id, coalesce(h.turn_seq, 0), h.seq;
 
 -- name: renew_leases :many
 -- Heartbeat of one worker process for all its turns; a turn not returned is no longer its own.
 -- $1 worker  $2 turns  $3 attempts  $4 lease in s   -- scope: system
--- Locks in the order of a group commit of endings, by thread, so that the two never deadlock.
+-- Locks by id like a commit of endings, so that the two never deadlock.
 with kept as (
     select t.id
     from turns t
     join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
         on t.id = held.id and t.attempt = held.attempt
     where (t.worker_id = $1 and t.status = {target:claim}) is true
-    order by t.thread_id, t.id
+    order by t.id
     for no key update of t
 )
 update turns t
@@ -129,26 +213,41 @@ join unnest($1::uuid[], $2::integer[]) as held (id, attempt)
     on t.id = held.id and t.attempt = held.attempt
 where (t.status = {target:claim}) is true;
 
--- name: end_turn :one
--- Compare-and-set to a terminal status with messages and usage, one commit. No row = fenced.
--- $1 turn  $2 tenant  $3 attempt  $4 status  $5 error code  $6 error message  $7 usage  $8 last seq
--- $9 output message  $10 messages  $11 preview
-with ended as (
+-- name: end_turns :many
+-- Compare-and-set of turns to a terminal status with messages and usage. No row = fenced.
+-- One array per column, one element per turn:
+-- $1 turns  $2 tenants  $3 attempts  $4 statuses  $5 error codes  $6 error messages  $7 usages
+-- $8 last seqs  $9 output messages  $10 messages, a JSON array each  $11 previews
+-- Locks turns by id, then threads by id.
+with asked as materialized (
+    select *
+    from unnest(
+        $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::text[],
+        $8::integer[], $9::uuid[], $10::text[], $11::text[]
+    ) as asked (
+        id, tenant_id, attempt, status, error_code, error_message, usage, last_seq,
+        output_message_id, messages, preview
+    )
+    order by id
+),
+ended as (
     update turns t
-    set status = $4::turn_status,
+    set status = a.status::turn_status,
         slot = null,
         worker_id = null,
         lease_until = null,
-        error_code = $5,
-        error_message = $6,
-        usage = $7::jsonb,
-        last_seq = $8,
-        output_message_id = $9,
+        error_code = a.error_code,
+        error_message = a.error_message,
+        usage = a.usage::jsonb,
+        last_seq = a.last_seq,
+        output_message_id = a.output_message_id,
         ended_at = now(),
         updated_at = now()
-    where t.id = $1
-        and (t.tenant_id = $2 and t.attempt = $3 and t.status = {target:claim}) is true
-    returning *
+    from asked a
+    where t.id = a.id
+        and (t.tenant_id = a.tenant_id and t.attempt = a.attempt and t.status = {target:claim})
+        is true
+    returning t.*
 ),
 written as (
     insert into messages (
@@ -158,11 +257,13 @@ written as (
         m.id, e.tenant_id, e.thread_id, e.id, e.accept_seq, m.role, m.content,
         case when m.raw_data is null then 'text' else 'pydantic_ai' end, m.raw_data
     from ended e
+    join asked a on a.id = e.id
     cross join rows from (
-        jsonb_to_recordset($10::jsonb) as (id uuid, role text, content text, raw_data jsonb)
+        jsonb_to_recordset(a.messages::jsonb) as (
+            id uuid, role text, content text, raw_data jsonb
+        )
     ) with ordinality as m (id, role, content, raw_data, place)
-    order by m.place
-    returning id
+    order by e.accept_seq, m.place
 ),
 billed as (
     insert into usage (
@@ -176,22 +277,28 @@ billed as (
         (e.usage ->> 'totalCost')::numeric
     from ended e
     where e.usage is not null
-    returning turn_id
 ),
 touched as (
     update threads t
     set updated_at = now(),
-        last_message_at = case when $9::uuid is null then t.last_message_at else now() end,
-        last_message_preview = coalesce($11, t.last_message_preview)
-    from ended e
-    where t.id = e.thread_id
-    returning t.id
+        last_message_at = case when news.spoke then now() else t.last_message_at end,
+        last_message_preview = coalesce(news.preview, t.last_message_preview)
+    from (
+        select
+            e.thread_id,
+            bool_or(e.output_message_id is not null) as spoke,
+            (
+                array_agg(a.preview order by e.accept_seq desc) filter (where a.preview is not null)
+            )[1] as preview
+        from ended e
+        join asked a on a.id = e.id
+        group by e.thread_id
+        order by e.thread_id
+    ) news
+    where t.id = news.thread_id
 )
 select e.*
-from ended e
-left join touched on true
-left join (select count(*) as messages from written) w on true
-left join (select count(*) as bills from billed) b on true;
+from ended e;
 
 -- name: hand_back_turns :many
 -- A draining worker returns its turns; the crash budget is not touched.
@@ -202,7 +309,7 @@ with handed as (
     join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
         on t.id = held.id and t.attempt = held.attempt
     where (t.worker_id = $1 and t.status in ({sources:hand_back})) is true
-    order by t.thread_id, t.id
+    order by t.id
     for no key update of t
 )
 update turns t

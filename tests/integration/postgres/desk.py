@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
 from shared.turn.events import Usage
@@ -20,13 +21,13 @@ class Desk:
     accepts: GroupCommit = field(init=False)
 
     def __post_init__(self) -> None:
-        self.accepts = GroupCommit(self.database, "accept_turn")
+        self.accepts = GroupCommit(self.database, "accept_turns")
 
     async def accept(self, new: NewTurn, queue_ttl_s: float = 100.0) -> Any:
-        return await self.accepts.run(*accept_arguments(new, queue_ttl_s), contended=new.thread_id)
+        return await self.accepts.run(*accept_arguments(new, queue_ttl_s))
 
     async def claim(self, turn_id: UUID, worker: str = "w1", lease_s: float = 60.0) -> Any:
-        return await self.database.fetch_one("claim_turn", turn_id, worker, lease_s)
+        return await self.database.fetch_one("claim_turns", [turn_id], worker, lease_s)
 
     async def end(
         self,
@@ -39,8 +40,7 @@ class Desk:
         if text:
             message = {"id": str(new.planned_output_message_id), "role": "assistant"}
             messages = [{**message, "content": text, "raw_data": None}]
-        return await self.database.fetch_one(
-            "end_turn",
+        arguments = (
             new.id,
             new.principal.tenant_id,
             attempt,
@@ -53,6 +53,7 @@ class Desk:
             messages,
             preview(text),
         )
+        return await self.database.fetch_one("end_turns", *columns([as_elements(arguments)]))
 
     async def reap(self, turn_id: UUID, attempt: int, gone: list[str], budget: int = 3) -> Any:
         return await self.database.fetch_one("reap_turn", turn_id, attempt, budget, gone)

@@ -18,11 +18,20 @@ from shared.turn.model import Principal
 
 QUERIES = load_queries()
 BY_KEY = {
-    "accept_turn": {"threads_pkey", "turns_line", "concurrency_limits_pkey"},
-    "claim_turn": {"turns_pkey", "turns_line", "turns_running_slot", "threads_pkey"},
+    "accept_turns": {"threads_pkey", "turns_line", "concurrency_limits_pkey"},
+    "claim_turns": {
+        "turns_pkey",
+        "turns_line",
+        "turns_running_slot",
+        "threads_pkey",
+        "messages_pkey",
+        "messages_by_turn",
+        "messages_by_thread",
+    },
+    "list_histories": {"messages_by_turn"},
     "renew_leases": {"turns_pkey"},
     "validate_attempts": {"turns_pkey"},
-    "end_turn": {"turns_pkey", "threads_pkey"},
+    "end_turns": {"turns_pkey", "threads_pkey"},
     "hand_back_turns": {"turns_pkey"},
     "reap_turn": {"turns_pkey"},
     "get_turn": {"turns_pkey", "threads_pkey"},

@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 
 from shared.errors import PostgresUnavailable
+from shared.postgres.batches import as_elements, columns
 from shared.postgres.pool import Database, Transaction
+from shared.turn.model import NewTurn
 from tests.fixtures.proxy import open_link, postgres_dsn_through, postgres_upstream
 from tests.fixtures.system import MakeTurn
 from tests.fixtures.waiting import wait_until
 from tests.integration.postgres.desk import accept_arguments
+
+
+def as_columns(new: NewTurn) -> list[list[Any]]:
+    return columns([as_elements(accept_arguments(new, 100.0))])
 
 
 async def test_a_call_goes_on_when_its_caller_is_cancelled(
@@ -23,7 +29,7 @@ async def test_a_call_goes_on_when_its_caller_is_cancelled(
     new = make_turn()
 
     async def work(transaction: Transaction) -> None:
-        await transaction.fetch_one("accept_turn", *accept_arguments(new, 100.0))
+        await transaction.fetch_one("accept_turns", *as_columns(new))
         reached.set()
         await gate.wait()
 
@@ -41,7 +47,7 @@ async def test_a_failed_transaction_leaves_nothing(
     database: Database, make_turn: MakeTurn, admin: Any
 ) -> None:
     async def work(transaction: Transaction) -> None:
-        await transaction.fetch_one("accept_turn", *accept_arguments(make_turn(), 100.0))
+        await transaction.fetch_one("accept_turns", *as_columns(make_turn()))
         raise KeyError("changed its mind")
 
     with pytest.raises(KeyError):

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from shared.ids import new_id
+from shared.postgres.batches import columns
 from shared.postgres.pool import Database
 from shared.turn.model import NewTurn, Principal
 from shared.turn.state import TurnStatus
@@ -169,9 +170,7 @@ async def test_rival_claimers_never_pass_the_limit_nor_the_order(
             wanted = [new.id for new in turns if new.id not in started]
             batch = sorted(chance.sample(wanted, min(len(wanted), 6)))
             try:
-                rows = await desk.database.fetch_each(
-                    "claim_turn", [(turn_id, name, 60.0) for turn_id in batch]
-                )
+                rows = await desk.database.fetch_many("claim_turns", batch, name, 60.0)
             except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
                 continue
             for row in rows:
@@ -378,25 +377,24 @@ async def test_a_turn_sees_earlier_turns_its_own_input_and_nothing_later(
     await desk.claim(two.id)
     await desk.end(two, 1, text="out 2")
 
-    async def history(number: int, most: int = 100) -> list[str]:
+    async def history(number: int, most: int = 100, most_bytes: int = 1000) -> list[str]:
         new = (one, two, three)[number]
         rows = await desk.database.fetch_many(
-            "list_thread_history",
-            new.principal.tenant_id,
-            thread,
-            seqs[number],
-            new.input_message_id,
+            "list_histories",
+            *columns([(new.id, new.principal.tenant_id, thread, seqs[number])]),
             most,
+            most_bytes,
         )
         return [row["content"] for row in rows]
 
-    assert await history(0) == ["in 1"]
-    assert await history(1) == ["in 1", "in 2"]
-    assert await history(2) == ["in 1", "in 2", "out 2", "in 3"]
+    assert await history(0) == []
+    assert await history(1) == ["in 1"]
+    assert await history(2) == ["in 1", "in 2", "out 2"]
     await desk.claim(one.id)
     await desk.end(one, 1, text="out 1")
-    assert await history(2) == ["in 1", "out 1", "in 2", "out 2", "in 3"]
-    assert await history(2, most=2) == ["out 2", "in 3"]
+    assert await history(2) == ["in 1", "out 1", "in 2", "out 2"]
+    assert await history(2, most=2) == ["in 2", "out 2"]
+    assert await history(2, most_bytes=6) == ["in 2", "out 2"]
 
 
 # -- lists

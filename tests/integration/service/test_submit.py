@@ -134,7 +134,7 @@ async def test_a_commit_that_did_not_happen_is_said_to_have_failed(
 
     new = make_turn("x", idempotency_key="k")
     with monkeypatch.context() as patch:
-        patch.setattr(Database, "fetch_each", fail)
+        patch.setattr(Database, "fetch_many", fail)
         with pytest.raises(PostgresUnavailable):
             await api.turns.submit(new)
     assert await admin.fetchval("select count(*) from turns") == 0

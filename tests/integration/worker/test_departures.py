@@ -65,22 +65,18 @@ async def test_postgres_lost_between_two_claims_leaves_the_first_one_running(
     hog = await api.submit(make_turn(key="hog", hangAfter=0))
     await holds(worker, hog)  # so that nothing is claimed but by this test
     calls = 0
-    fetch_each, fetch_many = Database.fetch_each, Database.fetch_many
-
-    async def collide(self: Database, name: str, rows: Any) -> list[asyncpg.Record]:
-        if name == "claim_turn":
-            raise asyncpg.UniqueViolationError
-        return await fetch_each(self, name, rows)
+    fetch_many = Database.fetch_many
 
     async def vanish(self: Database, name: str, *args: Any) -> list[asyncpg.Record]:
         nonlocal calls
-        if name == "claim_turn":
+        if name == "claim_turns":
+            if len(args[0]) > 1:
+                raise asyncpg.UniqueViolationError
             calls += 1
             if calls == 2:
                 raise PostgresUnavailable
         return await fetch_many(self, name, *args)
 
-    monkeypatch.setattr(Database, "fetch_each", collide)
     monkeypatch.setattr(Database, "fetch_many", vanish)
     turns = [await api.submit(make_turn(key=f"k{number}")) for number in range(2)]
     claimed = await worker.worker._claim_in_postgres([turn.id for turn in turns])
@@ -182,17 +178,17 @@ async def test_a_claim_whose_reply_was_lost_is_given_back_without_cost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lost = 0
-    fetch_each = Database.fetch_each
+    fetch_many = Database.fetch_many
 
-    async def lose_first_reply(self: Database, name: str, rows: Any) -> list[asyncpg.Record]:
+    async def lose_first_reply(self: Database, name: str, *args: Any) -> list[asyncpg.Record]:
         nonlocal lost
-        answer = await fetch_each(self, name, rows)
-        if name == "claim_turn" and answer and not lost:
+        answer = await fetch_many(self, name, *args)
+        if name == "claim_turns" and answer and not lost:
             lost += 1
             raise PostgresUnavailable("the reply was lost")
         return answer
 
-    monkeypatch.setattr(Database, "fetch_each", lose_first_reply)
+    monkeypatch.setattr(Database, "fetch_many", lose_first_reply)
     await start_worker(lease_s=60.0)  # the lease cannot be what helps
     ended = await api.end_of(await api.submit(make_turn()), 10)
     assert (lost, ended.status, ended.attempt) == (1, TurnStatus.COMPLETED, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any, cast
 
 import asyncpg
@@ -20,19 +19,19 @@ class SlowDatabase:
         self.answer_s = answer_s
         self.sent = 0
 
-    async def fetch_each(self, name: str, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-        self.sent += len(rows)
+    async def fetch_many(self, name: str, ids: list[int]) -> list[dict[str, Any]]:
+        self.sent += len(ids)
         await asyncio.sleep(self.answer_s)
-        return [{"id": row[0]} for row in rows]
+        return [{"id": id_} for id_ in ids]
 
 
 async def outcomes(database: SlowDatabase, count: int) -> list[bool]:
     """Whether each of `count` runs, asked for at once, was carried out."""
-    commits = GroupCommit(cast("Database", database), "accept_turn")
+    commits = GroupCommit(cast("Database", database), "accept_turns")
 
     async def run(number: int) -> bool:
         try:
-            row = await commits.run(number, contended=uuid.UUID(int=number))
+            row = await commits.run(number)
         except PostgresUnavailable:
             return False
         assert row is not None
@@ -60,14 +59,13 @@ async def test_who_waits_too_long_is_refused_and_not_sent(monkeypatch: pytest.Mo
 class BrokenDatabase:
     calls = 0
 
-    async def fetch_each(self, name: str, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-        raise asyncpg.UniqueViolationError
-
-    async def fetch_one(self, name: str, *args: Any) -> dict[str, Any]:
+    async def fetch_many(self, name: str, ids: list[int]) -> list[dict[str, Any]]:
+        if len(ids) > 1:
+            raise asyncpg.UniqueViolationError
         self.calls += 1
         if self.calls == 2:
             raise PostgresUnavailable
-        return {"id": args[0]}
+        return [{"id": id_} for id_ in ids]
 
 
 async def test_nobody_waits_for_postgres_once_per_run_of_a_broken_batch() -> None:

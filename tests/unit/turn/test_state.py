@@ -64,7 +64,7 @@ def test_no_sql_file_lists_statuses_by_hand() -> None:
 
 
 def test_guards_of_queries_are_those_of_the_state_machine() -> None:
-    claim = load_queries()["claim_turn"].sql
+    claim = load_queries()["claim_turns"].sql
     assert "t.status in ('pending')" in claim
     assert "set status = 'running'::turn_status" in claim
     cancel = load_queries()["request_cancel"].sql
