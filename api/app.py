@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import Scope, Send
 
 from api import health, metrics
 from api.chat import messages, threads, turns
+from api.chat.fast_get_turn import FastGetTurn
+from api.hot_routes import HotRoutes
 from api.metrics import CountRequests
 from api.openapi import build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
 from api.stream_keeper import StreamKeeper
 from shared.metrics import Metrics
+from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
 from shared.service.core import open_core
 from shared.service.follow import FollowHub
@@ -24,6 +28,8 @@ from shared.service.threads import ThreadService
 from shared.settings import Settings
 
 OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+HOT = ("stream_turn", "submit_turn", "get_turn")
+"""Ids of the operations that nearly all requests ask for."""
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -32,7 +38,14 @@ def create_app(settings: Settings) -> Starlette:
     app = Starlette(
         routes=[*routes_from(OPERATIONS), *_plain_routes()],
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[Middleware(CountRequests, metrics=counters)],
+        middleware=[
+            Middleware(CountRequests, metrics=counters),
+            Middleware(
+                HotRoutes,
+                operations=[o for o in OPERATIONS if o.operation_id in HOT],
+                answers={"get_turn": _answer_get_turn},
+            ),
+        ],
         lifespan=_lifespan,
     )
     # A redirect would be built from the Host header, which anybody can choose.
@@ -41,6 +54,11 @@ def create_app(settings: Settings) -> Starlette:
     app.state.draining = False
     app.state.metrics = counters
     return app
+
+
+def _answer_get_turn(scope: Scope, text: str, send: Send) -> Awaitable[bool]:
+    answer: FastGetTurn = scope["app"].state.fast_get_turn
+    return answer(scope, text, send)
 
 
 def _plain_routes() -> list[Route]:
@@ -74,6 +92,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.turns = core.turns
         state.threads = ThreadService(state.database, state.turns)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
+        state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         look_interval_s = min(1.0, settings.keep_alive_s / 4)
         async with StreamKeeper(state.api_keys, look_interval_s=look_interval_s) as keeper:
             state.streams = StreamContext(

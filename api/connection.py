@@ -1,4 +1,6 @@
-"""One HTTP connection: bounds the head of a request, which uvicorn reads without any.
+"""One HTTP connection: bounds the head of a request, and writes a response in one piece.
+
+uvicorn reads heads without any bound, and writes a head and each piece of a body on its own.
 
 Nobody is known before the head is complete, so what a stranger can make us keep or wait for is
 decided here: `MAX_HEAD_BYTES`, `HEAD_TIMEOUT_S`. Bodies have bounds of their own in `api.body`.
@@ -22,6 +24,39 @@ class HeadTooLargeError(Exception):
     """Raised inside the parser to stop it; never leaves this module."""
 
 
+class TickWriter:
+    """A transport whose writes of one loop tick leave together: system calls are dear."""
+
+    __slots__ = ("_chunks", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._chunks: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Leaves at the end of the tick."""
+        if not self._chunks:
+            self._loop.call_soon(self._flush)
+        self._chunks.append(data)
+
+    def close(self) -> None:
+        """What was written is sent first."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        chunks, self._chunks = self._chunks, []
+        if chunks and not self._transport.is_closing():
+            self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+
 class BoundedConnection(HttpToolsProtocol):
     """Refuses a head (or trailers) that is too large, closes where one does not arrive in time."""
 
@@ -35,7 +70,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins the wait for the first head."""
-        super().connection_made(transport)
+        writer: Any = TickWriter(transport, self.loop)
+        super().connection_made(writer)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -45,11 +81,11 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses; what the parser only gathers is bounded as well."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        if cycle is None or cycle.response_complete:
-            self._expect_head()
         self._unparsed_bytes += len(data)
         super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        if (cycle is None or cycle.response_complete) and self._unparsed_bytes:
+            self._expect_head()  # it has begun, and is not there yet
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
