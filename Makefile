@@ -5,7 +5,7 @@ BOOTSTRAP = $(PYTHON) deploy/bootstrap.py
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-integration test-acceptance check fmt lint types imports codespell lock lock-check clean
+.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full check fmt lint types imports codespell lock lock-check clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -27,6 +27,10 @@ test-integration: ## with real Postgres and Valkey
 	@$(BOOTSTRAP) test-integration $(ARGS)
 test-acceptance: ## the real processes, over HTTP
 	@$(BOOTSTRAP) test-acceptance $(ARGS)
+bench: ## Turnkeep beside a plain baseline, 10 minutes; the report lands in docs/reports
+	@$(BOOTSTRAP) bench $(ARGS)
+bench-full: ## longer, and with millions of turns, 100,000 pending, 10,000 idle streams
+	@$(BOOTSTRAP) bench --full $(ARGS)
 check: ## what CI runs: lint, types, imports, spelling, locks, tests
 	@$(BOOTSTRAP) check $(ARGS)
 

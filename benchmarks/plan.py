@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from benchmarks.answers import Ask
 from benchmarks.load import LoadResult, run_python
+from benchmarks.progress import say
 from benchmarks.systems import System
 from benchmarks.wrk import run_wrk
 
@@ -25,8 +25,7 @@ class Plan:
     seconds: float = 5.0
     connections: int = 64
     wrk: str | None = None
-    full: bool = False
-    finished: int = 0
+    finished: int = 5_000_000
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -72,9 +71,3 @@ class Plan:
 def open_turns(counts: dict[str, int]) -> int:
     """Turns that have not ended."""
     return sum(counts.get(status, 0) for status in ("pending", "queued", "running"))
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.answers import Ask
 from benchmarks.load import LoadResult
+from benchmarks.progress import say
 
 SCRIPT = Path(__file__).with_name("load.lua")
 
@@ -17,6 +19,16 @@ SCRIPT = Path(__file__).with_name("load.lua")
 def find_wrk() -> str | None:
     """Where wrk is, when it is installed."""
     return shutil.which("wrk")
+
+
+def install_wrk() -> str | None:
+    """Installs Debian's package where that needs no question; None where it cannot be done."""
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        return None
+    say("  installing wrk")
+    subprocess.run([apt, "install", "-y", "-qq", "wrk"], capture_output=True, check=False)
+    return find_wrk()
 
 
 def run_wrk(

@@ -36,6 +36,7 @@ COMMANDS = {
     "test-unit": ["-m", "pytest", "tests/unit"],
     "test-integration": ["-m", "pytest", "tests/integration"],
     "test-acceptance": ["-m", "pytest", "tests/acceptance"],
+    "bench": ["-m", "benchmarks", "--report"],
     "fmt": ["-m", "ruff", "format", "."],
     "lint": ["-m", "ruff", "check", "."],
     "lint-format": ["-m", "ruff", "format", "--check", "."],

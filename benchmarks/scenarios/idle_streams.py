@@ -5,15 +5,15 @@ Kinds: readers of turns that run and are silent, and streams of turns that wait 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+import socket
+import time
+from collections.abc import Iterator, Sequence
 
 import psutil
 
 from benchmarks.answers import Answer
 from benchmarks.plan import Figures, Plan
-from benchmarks.recorder import Recorder, run_async
 from benchmarks.systems import Options, Side, System, Turnkeep
 
 STREAMS = 2000
@@ -33,11 +33,11 @@ def measure(side: Side, plan: Plan) -> list[Figures]:
     for _ in range(plan.runs):
         figures: Figures = {}
         with side.start(Options(workers=0)) as system:
-            figures |= run_async(cost_of(system, queued_requests(system), "queued"))
+            figures |= cost_of(system, queued_requests(system), "queued")
         if side.name == "turnkeep":
             with side.start(Options(env=PATIENT)) as system:
                 assert isinstance(system, Turnkeep)  # noqa: S101 - the side of that name
-                figures |= run_async(cost_of(system, silent_requests(system), "silent"))
+                figures |= cost_of(system, silent_requests(system), "silent")
         runs.append(figures)
     return runs
 
@@ -56,14 +56,14 @@ def silent_requests(system: Turnkeep, count: int = WARM_UP + STREAMS) -> list[by
     return [requests[number % SILENT_TURNS] for number in range(count)]
 
 
-async def cost_of(system: System, requests: list[bytes], kind: str) -> Figures:
+def cost_of(system: System, requests: list[bytes], kind: str) -> Figures:
     api = psutil.Process(system.pids["api"])
-    async with open_streams(system, requests[:WARM_UP]):
-        await asyncio.sleep(SETTLE_S)
+    with open_streams(system.port, requests[:WARM_UP]):
+        time.sleep(SETTLE_S)
         before = api.memory_info().rss
         clients_before = system.servers.redis_info("clients")["connected_clients"]
-        async with open_streams(system, requests[WARM_UP:]):
-            await asyncio.sleep(SETTLE_S)
+        with open_streams(system.port, requests[WARM_UP:]):
+            time.sleep(SETTLE_S)
             after = api.memory_info().rss
             clients = system.servers.redis_info("clients")["connected_clients"]
     count = len(requests) - WARM_UP
@@ -74,24 +74,23 @@ async def cost_of(system: System, requests: list[bytes], kind: str) -> Figures:
     }
 
 
-@contextlib.asynccontextmanager
-async def open_streams(system: System, requests: Iterable[bytes]) -> AsyncIterator[None]:
-    """Streams whose heads have come, held open."""
-    streams: list[Recorder] = []
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def open_one(request: bytes) -> None:
-        async with places:
-            stream = await Recorder.open(system.port)
-            streams.append(stream)
-            stream.send(request)
-            await stream.wait_for(b"text/event-stream")
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for request in requests:
-                group.create_task(open_one(request))
+@contextlib.contextmanager
+def open_streams(port: int, requests: Sequence[bytes]) -> Iterator[None]:
+    """Streams whose heads have come, held open by plain sockets: nobody reads the rest."""
+    with contextlib.ExitStack() as stack:
+        for first in range(0, len(requests), AT_ONCE):
+            batch = []
+            for request in requests[first : first + AT_ONCE]:
+                stream = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+                stream.sendall(request)
+                batch.append(stream)
+            for stream in batch:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    data = stream.recv(4096)
+                    if not data:
+                        raise ConnectionError("the server closed a stream")
+                    head += data
+                if b"text/event-stream" not in head:
+                    raise ConnectionError(f"no stream: {head[:200]!r}")
         yield
-    finally:
-        for stream in streams:
-            stream.close()

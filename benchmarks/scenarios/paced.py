@@ -7,10 +7,13 @@ import time
 import uvloop
 
 from benchmarks.load import drive, percentile
-from benchmarks.plan import Figures, Plan, say
+from benchmarks.plan import Figures, Plan
+from benchmarks.progress import say
 from benchmarks.systems import Options, Side, System
 
-STEPS = (50, 100, 200, 300, 400, 600, 800, 1000, 1300, 1600, 2000)
+STEPS = (30, 40, 50, 65, 85, 110, 140, 180, 240, 310, 400, 520, 680, 880, 1150, 1500, 1950, 2500)
+FIRST = 5
+STRIDE = 2
 INTERVAL_MS = 20
 DELTAS = 50
 IDEAL_S = {"turnkeep": (DELTAS - 1) * INTERVAL_MS / 1000, "baseline": DELTAS * INTERVAL_MS / 1000}
@@ -24,7 +27,7 @@ def measure(side: Side, plan: Plan) -> list[Figures]:
     options = Options(interval_ms=INTERVAL_MS, concurrency=CONCURRENCY[side.name])
     runs: list[Figures] = []
     with side.start(options) as system:
-        first = 1
+        first = FIRST
         for _ in range(plan.runs):
             figures, first = climb(system, plan, first)
             runs.append(figures)
@@ -32,17 +35,30 @@ def measure(side: Side, plan: Plan) -> list[Figures]:
 
 
 def climb(system: System, plan: Plan, first: int) -> tuple[Figures, int]:
-    """Raises the concurrency until it is too much; also the step at which to begin next time."""
+    """Finds the last step that a system holds; also the step at which to begin next time."""
     figures: Figures = {"streams held": 0.0, "deltas/s": 0.0}
-    number = first
-    for number in range(first, len(STEPS)):
-        behind, deltas_per_s = hold(system, plan, STEPS[number])
-        say(f"    {system.name}: {STEPS[number]} streams, p50 {behind:.3f} x ideal")
-        figures[f"p50 over ideal at {STEPS[number]}"] = behind
-        if not behind <= MOST_BEHIND:
-            break
-        figures["streams held"], figures["deltas/s"] = float(STEPS[number]), deltas_per_s
-    return figures, max(0, number - 2)
+    held, too_much, number = -1, len(STEPS), first
+    while held < number < too_much:
+        streams = STEPS[number]
+        behind, deltas_per_s = hold(system, plan, streams)
+        say(f"    {system.name}: {streams} streams, p50 {behind:.3f} x ideal")
+        figures[f"p50 over ideal at {streams}"] = behind
+        if behind <= MOST_BEHIND:
+            held = number
+            figures["streams held"], figures["deltas/s"] = float(streams), deltas_per_s
+        else:
+            too_much = number
+        number = next_step(held, too_much)
+    return figures, max(held, 0)
+
+
+def next_step(held: int, too_much: int) -> int:
+    """Up or down by strides while one end is unknown, then into the middle."""
+    if held < 0:
+        return max(0, too_much - STRIDE)
+    if too_much == len(STEPS):
+        return min(held + STRIDE, len(STEPS) - 1)
+    return (held + too_much) // 2
 
 
 def hold(system: System, plan: Plan, streams: int) -> tuple[float, float]:
