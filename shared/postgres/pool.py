@@ -24,13 +24,16 @@ T = TypeVar("T")
 ACQUIRE_TIMEOUT_S: Final = 1.0
 STATEMENT_TIMEOUT_S: Final = 5.0
 _CALL_TIMEOUT_S: Final = ACQUIRE_TIMEOUT_S + STATEMENT_TIMEOUT_S + 1.0
-_SERVER_SETTINGS: Final = {
+SERVER_SETTINGS: Final = {
     "application_name": "turnkeep",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S:g}s",
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",
+    # A plan is made once per connection and serves for hours, while tables grow from nothing: never
+    # one that is cheap on a small table only.
     "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
     "jit": "off",
 }
 # Postgres itself answered, but it is not able to serve: as good as gone for the caller.
@@ -149,7 +152,7 @@ class Database:
                     timeout=ACQUIRE_TIMEOUT_S * 2,
                     command_timeout=STATEMENT_TIMEOUT_S + 0.5,
                     max_inactive_connection_lifetime=300,
-                    server_settings=_SERVER_SETTINGS,
+                    server_settings=SERVER_SETTINGS,
                     init=_teach_json,
                     reset=_keep_session,
                 )

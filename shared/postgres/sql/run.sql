@@ -32,6 +32,7 @@ line as (
                         where busy.tenant_id = a.tenant_id
                             and busy.concurrency_key = a.concurrency_key
                             and busy.status = {target:claim}
+                        order by busy.slot
                     )
                 )
                 limit a.turns
@@ -94,11 +95,13 @@ returning
         where m.thread_id = t.thread_id
             and m.superseded_at is null
             and m.turn_seq < t.accept_seq
-    ) or exists (
-        select 1
+    ) or (
+        select true
         from messages m
         where m.thread_id = t.thread_id and m.superseded_at is null and m.turn_seq is null
-    ) as has_history,
+        order by m.turn_seq desc, m.seq desc
+        limit 1
+    ) is true as has_history,
     extract(epoch from now() - t.created_at)::double precision as waited_s;
 
 -- name: explain_refused_claims :many
@@ -119,6 +122,7 @@ select
         where busy.tenant_id = t.tenant_id
             and busy.concurrency_key = t.concurrency_key
             and busy.status = {target:claim}
+        order by busy.slot
     ) as running_ids
 from turns t
 left join lateral (

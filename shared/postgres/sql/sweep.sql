@@ -18,6 +18,7 @@ select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq,
         where busy.tenant_id = t.tenant_id
             and busy.concurrency_key = t.concurrency_key
             and busy.status = {target:claim}
+        order by busy.slot
     ) as running_ids
 from turns t
 where t.status in ({sources:claim})
