@@ -36,24 +36,8 @@ class Desk:
         status: TurnStatus = TurnStatus.COMPLETED,
         text: str = "",
     ) -> Any:
-        messages = []
-        if text:
-            message = {"id": str(new.planned_output_message_id), "role": "assistant"}
-            messages = [{**message, "content": text, "raw_data": None}]
-        arguments = (
-            new.id,
-            new.principal.tenant_id,
-            attempt,
-            status,
-            None,
-            None,
-            Usage(output_tokens=2, total_cost="0.5").model_dump(by_alias=True),
-            7,
-            new.planned_output_message_id if text else None,
-            messages,
-            preview(text),
-        )
-        return await self.database.fetch_one("end_turns", *columns([as_elements(arguments)]))
+        arguments = as_elements(end_arguments(new, attempt, status, text))
+        return await self.database.fetch_one("end_turns", *columns([arguments]))
 
     async def reap(self, turn_id: UUID, attempt: int, gone: list[str], budget: int = 3) -> Any:
         return await self.database.fetch_one("reap_turn", turn_id, attempt, budget, gone)
@@ -89,4 +73,18 @@ def accept_arguments(new: NewTurn, queue_ttl_s: float) -> tuple[Any, ...]:
         new.planned_output_message_id, new.text, new.raw_message, new.model_id, new.settings,
         new.system_prompt, new.concurrency_key, new.idempotency_scope, new.idempotency_key,
         new.fingerprint, new.client_chose_key, queue_ttl_s, preview(new.text), title(new.text),
+    )  # fmt: skip
+
+
+def end_arguments(
+    new: NewTurn, attempt: int, status: TurnStatus = TurnStatus.COMPLETED, text: str = ""
+) -> tuple[Any, ...]:
+    messages = []
+    if text:
+        message = {"id": str(new.planned_output_message_id), "role": "assistant"}
+        messages = [{**message, "content": text, "raw_data": None}]
+    return (
+        new.id, new.principal.tenant_id, attempt, status, None, None,
+        Usage(output_tokens=2, total_cost="0.5").model_dump(by_alias=True), 7,
+        new.planned_output_message_id if text else None, messages, preview(text),
     )  # fmt: skip
