@@ -7,7 +7,7 @@ next batch gathers while the one before is under way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import asyncpg
@@ -48,12 +48,18 @@ class Batches(Generic[T]):
     """Gathers asks and hands them to `send` in the order they came; `send` answers each of them.
 
     At most `lanes` batches of at most `most` asks are in flight. An ask is never part of a batch
-    that was sent before it came.
+    that was sent before it came. `start` is `Database.start`: no batch is cancelled with a caller.
     """
 
     def __init__(
-        self, send: Callable[[list[Ask[T]]], Awaitable[None]], *, most: int, lanes: int
+        self,
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        send: Callable[[list[Ask[T]]], Awaitable[None]],
+        *,
+        most: int,
+        lanes: int,
     ) -> None:
+        self._start = start
         self._send = send
         self._most = most
         self._lanes = lanes
@@ -74,7 +80,7 @@ class Batches(Generic[T]):
         return await future
 
     def _start_flush(self) -> None:
-        task = asyncio.create_task(self._flush())
+        task = self._start(self._flush())
         self._flushes.add(task)
         task.add_done_callback(self._flushed)
 

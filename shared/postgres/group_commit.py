@@ -29,7 +29,7 @@ class GroupCommit:
         self._database = database
         self._query = query
         self._batches: Batches[asyncpg.Record | None] = Batches(
-            self._send, most=MAX_BATCH, lanes=_LANES
+            database.start, self._send, most=MAX_BATCH, lanes=_LANES
         )
 
     async def run(self, *args: Any) -> asyncpg.Record | None:

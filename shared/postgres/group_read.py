@@ -22,7 +22,7 @@ class GroupRead:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._batches: Batches[asyncpg.Record | None] = Batches(
-            self._send, most=MAX_BATCH, lanes=_LANES
+            database.start, self._send, most=MAX_BATCH, lanes=_LANES
         )
 
     async def get(self, turn_id: UUID, tenant_id: UUID, user_id: UUID) -> asyncpg.Record | None:

@@ -25,7 +25,9 @@ class Histories:
         self._database = database
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._batches: Batches[_History] = Batches(self._send, most=MAX_BATCH, lanes=_LANES)
+        self._batches: Batches[_History] = Batches(
+            database.start, self._send, most=MAX_BATCH, lanes=_LANES
+        )
 
     async def read(self, turn: ClaimedTurn) -> list[asyncpg.Record]:
         """The newest messages of earlier turns, oldest first; no more once `max_bytes` are full.

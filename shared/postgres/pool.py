@@ -1,13 +1,13 @@
 """The only door to Postgres: named queries over a bounded pool, every wait with a deadline.
 
-A driver call is never cancelled half-way: it runs in a task of its own that finishes (or times out)
-even when the request that asked is gone, so that no connection goes back in an unknown state.
+A driver call is never cancelled half-way: it runs in a task that finishes (or times out) even when
+the request that asked is gone, so that no connection goes back in an unknown state.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -122,11 +122,17 @@ class Database:
         """Raises `PostgresUnavailable` unless Postgres answers."""
         await self._call(lambda c: c.fetchval("select 1"))
 
-    async def _call(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        task = asyncio.create_task(self._run(work))
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that nobody may cancel: calls in it need none of their own; `close` waits."""
+        task = asyncio.create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        return task
+
+    async def _call(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        if asyncio.current_task() in self._calls:
+            return await self._run(work)
+        return await asyncio.shield(self.start(self._run(work)))
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
@@ -134,11 +140,20 @@ class Database:
             task.exception()  # read, so that an abandoned call does not warn
 
     async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        last = loop.time() + _CALL_TIMEOUT_S
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
+            # One timer for all waits; the driver's own for `acquire` would cost a task.
+            async with asyncio.timeout_at(last) as deadline:
                 pool = self._pool or await self._open()
-                async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                deadline.reschedule(min(last, loop.time() + ACQUIRE_TIMEOUT_S))
+                connection = await pool.acquire()
+                try:
+                    if not deadline.expired():
+                        deadline.reschedule(last)
                     return await work(connection)
+                finally:
+                    await pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
         except _UNAVAILABLE as error:
             raise PostgresUnavailable(f"Postgres does not serve: {error!r}") from error
 

@@ -43,6 +43,22 @@ async def test_a_call_goes_on_when_its_caller_is_cancelled(
     assert await admin.fetchval("select count(*) from turns") == 1
 
 
+async def test_a_started_task_calls_without_another_and_is_waited_for(
+    database_url: str,
+) -> None:
+    tasks: set[asyncio.Task[Any] | None] = set()
+
+    async def work(transaction: Transaction) -> None:
+        await asyncio.sleep(0.01)
+        tasks.add(asyncio.current_task())
+
+    async with Database(database_url, size=1) as database:
+        started = database.start(database.run_in_transaction(work))
+        await asyncio.sleep(0)
+    assert started.done()
+    assert tasks == {started}
+
+
 async def test_a_failed_transaction_leaves_nothing(
     database: Database, make_turn: MakeTurn, admin: Any
 ) -> None:

@@ -15,6 +15,8 @@ from shared.postgres.pool import Database
 
 
 class SlowDatabase:
+    start = staticmethod(asyncio.create_task)
+
     def __init__(self, answer_s: float) -> None:
         self.answer_s = answer_s
         self.sent = 0
@@ -57,6 +59,7 @@ async def test_who_waits_too_long_is_refused_and_not_sent(monkeypatch: pytest.Mo
 
 
 class BrokenDatabase:
+    start = staticmethod(asyncio.create_task)
     calls = 0
 
     async def fetch_many(self, name: str, ids: list[int]) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ TENANT, USER = uuid.UUID(int=1), uuid.UUID(int=2)
 class GatedDatabase:
     """Answers each batch with its number, once it is let through."""
 
+    start = staticmethod(asyncio.create_task)
+
     def __init__(self) -> None:
         self.batches: list[list[UUID]] = []
         self.gates: list[asyncio.Event] = []
