@@ -105,8 +105,8 @@ def run(asked: argparse.Namespace, servers: Servers, plan: Plan) -> Report:
         began = time.monotonic()
         if name == GROWTH:
             with told(plan, name):
-                for grown, figures in growth.measure(servers, asked.python, plan).items():
-                    report.add(name, grown, [figures])
+                for grown, runs in growth.measure(servers, asked.python, plan).items():
+                    report.add(name, grown, runs)
         else:
             for side_name in sides:
                 with told(plan, f"{name}, {side_name}"):

@@ -33,9 +33,12 @@ def find_python(plan: Plan) -> str | None:
     try:
         FOLDER.parent.mkdir(exist_ok=True)
         subprocess.run(make, check=True)
-        subprocess.run([*install, "-r", str(REQUIREMENTS)], check=True)
+        install += ["-r", str(REQUIREMENTS)]
+        subprocess.run(install, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        plan.note(f"the peers could not be installed, so neither they nor plots are here: {error}")
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
+        last = (said or str(error)).strip().splitlines()[-1:]
+        plan.note(f"peers and plots are missing, their packages could not be installed: {last}")
         return None
     stamp.write_text(wanted)
     return str(python)

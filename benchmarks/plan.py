@@ -58,10 +58,10 @@ class Plan:
             self.note(f"{system.name}: {result.bad} of {result.done} wrong ({result.fault})")
         return result
 
-    def settle(self, system: System, patience_s: float) -> bool:
-        """Waits until every turn has ended and nothing is queued; False when that takes longer."""
+    def settle(self, system: System, patience_s: float, held: int = 0) -> bool:
+        """Waits until all turns but `held` have ended and none is queued; False when it is long."""
         deadline = time.monotonic() + patience_s
-        while open_turns(system.count_turns()) or system.count_queued():
+        while open_turns(system.count_turns()) > held or system.count_queued():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)

@@ -159,12 +159,14 @@ class Report:
 def _table(sides: dict[str, Figures]) -> list[str]:
     names = dict.fromkeys(name for figures in sides.values() for name in figures)
     is_compared = {"turnkeep", "baseline"} <= sides.keys()
-    titles = ["figure", *sides, *(["ratio"] if is_compared else [])]
+    titles = ["figure", *sides]
+    if is_compared:
+        titles.insert(3, "ratio")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name in names:
         cells = [name, *(_number(figures.get(name)) for figures in sides.values())]
         if is_compared:
-            cells.append(_ratio(sides["turnkeep"].get(name), sides["baseline"].get(name)))
+            cells.insert(3, _ratio(sides["turnkeep"].get(name), sides["baseline"].get(name)))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -45,7 +45,7 @@ class Options:
     threads: int = THREADS
     env: tuple[tuple[str, str], ...] = ()
     has_backlog: bool = False
-    """The database holds turns that never run: the queue does not empty."""
+    """There are turns that never end: the queue does not empty."""
 
 
 class System(Protocol):

@@ -33,5 +33,5 @@ def note(sent_at: float) -> None:
 async def send_all(enqueue: Callable[[float], Awaitable[Any]]) -> None:
     """Enqueues one job at a time on an idle system, in step with nobody's timer."""
     for _ in range(int(sys.argv[3])):
-        await asyncio.sleep(random.uniform(0.02, 0.22))
+        await asyncio.sleep(random.uniform(0.02, 0.12))
         await enqueue(time.time())

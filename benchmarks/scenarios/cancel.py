@@ -11,14 +11,15 @@ from benchmarks.plan import Figures, Plan
 from benchmarks.recorder import END_OF_CHUNKS, Recorder, run_async
 from benchmarks.systems import Options, Side, System
 
-SAMPLES_PER_RUN = 20
+SAMPLES_PER_RUN = {"turnkeep": 20, "baseline": 10}
+"""The baseline answers a cancel after half a second."""
 OPTIONS = Options(deltas=2000, interval_ms=20)
 TURN_ID = re.compile(rb"(?i)(?:location: \S*/turns/|x-turn-id: )([0-9a-f-]+)")
 
 
 def measure(side: Side, plan: Plan) -> list[Figures]:
     with side.start(OPTIONS) as system:
-        return [run_async(sample(system, SAMPLES_PER_RUN * plan.runs))]
+        return [run_async(sample(system, SAMPLES_PER_RUN[side.name] * plan.runs))]
 
 
 async def sample(system: System, count: int) -> Figures:

@@ -6,7 +6,6 @@ Each load alone, then all together: finished turns, turns that wait, keys that w
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from deploy.embedded.postgres import EmbeddedPostgres
 
 FOLDER = ROOT / ".turnkeep" / "bench-growth"
 DATABASE = "grown"
+EMPTY = "empty"
 KEPT = (
     "turns/s", "p50 ms", "p99 ms", "CPU µs/turn all", "first delta p50 ms", "first delta p99 ms",
     "GET/s finished", "GET/s live", "wrong answers", "turns not completed",
@@ -41,7 +41,7 @@ class Growth:
 def growths(plan: Plan) -> dict[str, Growth]:
     pending, keys, idle = 100_000, 20_000, 10_000
     return {
-        "empty": Growth(),
+        EMPTY: Growth(),
         f"{plan.finished:,} finished": Growth(finished=True),
         f"{pending:,} pending": Growth(pending=pending),
         f"{keys:,} keys waiting": Growth(keys=keys),
@@ -50,9 +50,9 @@ def growths(plan: Plan) -> dict[str, Growth]:
     }
 
 
-def measure(servers: Servers, python: str, plan: Plan) -> dict[str, Figures]:
-    """Figures per growth, medians over the runs."""
-    found: dict[str, Figures] = {}
+def measure(servers: Servers, python: str, plan: Plan) -> dict[str, list[Figures]]:
+    """Figures of all runs per growth."""
+    found: dict[str, list[Figures]] = {}
     FOLDER.mkdir(parents=True, exist_ok=True)
     # Its data stays: to fill it takes longer than to measure it.
     with EmbeddedPostgres(FOLDER / "postgres") as postgres:
@@ -60,10 +60,11 @@ def measure(servers: Servers, python: str, plan: Plan) -> dict[str, Figures]:
         pids = {**servers.pids, "postgres": postgres.process.pid}
         grown = replace(servers, socket_dir=str(postgres.socket_dir), pids=pids)
         side = Side("turnkeep", grown, python)
-        for name, growth in growths(plan).items():
+        # The empty one last as well: a drift of the machine must not look like growth.
+        for name, growth in [*growths(plan).items(), (EMPTY, Growth())]:
             say(f"    {name}")
             with database(grown, growth, plan) as dsn:
-                found[name] = measure_one(side, dsn, growth, plan)
+                found.setdefault(name, []).extend(measure_one(side, dsn, growth, plan))
     return found
 
 
@@ -92,8 +93,8 @@ def database(servers: Servers, growth: Growth, plan: Plan) -> Iterator[str]:
             servers.drop_database(dsn)
 
 
-def measure_one(side: Side, dsn: str, growth: Growth, plan: Plan) -> Figures:
-    options = Options(env=PATIENT, has_backlog=bool(growth.pending or growth.keys))
+def measure_one(side: Side, dsn: str, growth: Growth, plan: Plan) -> list[Figures]:
+    options = Options(env=PATIENT, has_backlog=True)
     with side.start(options, dsn) as system:
         assert isinstance(system, Turnkeep)  # noqa: S101 - the side of that name
         requests = silent_requests(system, growth.idle) if growth.idle else []
@@ -103,7 +104,7 @@ def measure_one(side: Side, dsn: str, growth: Growth, plan: Plan) -> Figures:
             runs = [run_once(system, plan, f"run-{number}") for number in range(plan.runs)]
         if growth.idle:
             plan.note(f"growth: {growth.idle:,} streams stayed open while others were measured")
-    return {name: statistics.median(run[name] for run in runs) for name in KEPT}
+    return [{name: run[name] for name in KEPT} for run in runs]
 
 
 def run_once(system: System, plan: Plan, name: str) -> Figures:

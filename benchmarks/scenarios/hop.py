@@ -21,7 +21,7 @@ def measure(side: Side, plan: Plan) -> list[Figures]:
     with side.start() as system:
         ask = system.submit_ask()
         for number in range(SAMPLES_PER_RUN * plan.runs):
-            time.sleep(random.uniform(0.02, 0.22))
+            time.sleep(random.uniform(0.02, 0.12))
             post(system.port, ask.render(number, "hop"))
         time.sleep(0.5)
         rows = fetch(
