@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 
 from api.app import begin_drain, create_app
 from api.connection import BoundedConnection
+from shared.collector import calm_collector
 from shared.log import configure_logging
 from shared.settings import Settings, load_settings
 
@@ -79,6 +80,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
     )
+    calm_collector()
     with _restored_signals():
         DrainingServer(config, app).run(sockets=[listener])
 

@@ -9,6 +9,7 @@ import signal
 import structlog
 from prometheus_client import start_http_server
 
+from shared.collector import calm_collector
 from shared.log import configure_logging
 from shared.metrics import Metrics
 from shared.settings import Settings, load_settings
@@ -28,6 +29,7 @@ async def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.drain)
         await parts.engines.preload()
+        calm_collector()
         await worker.main()
 
 

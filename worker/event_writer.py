@@ -1,8 +1,8 @@
 """Writes the events of all turns of a process to their logs: coalesced, fenced, repairable.
 
-A turn's first event leaves with the present tick of the loop. While one of its flushes is in
-flight the next one gathers: no timer on an idle process, large batches on a busy one. No task per
-flush: the reply's callback goes on.
+A turn's first event leaves with the next tick of the loop. While one of its flushes is in flight
+the next one gathers: no timer on an idle process, large batches on a busy one. No task per flush:
+the reply's callback goes on.
 
 A turn's events stay in memory until it ends, so a log that Redis has lost is written again from its
 first event, and readers go on at their cursor as if nothing had happened.
@@ -146,7 +146,9 @@ class EventWriter:
             self._wake_repair.set()
         elif not turn_log.in_flight:
             if not self._dirty:
-                asyncio.get_running_loop().call_soon(self._flush_all)
+                # Behind what is ready to run now: the start of a turn and its first burst are one.
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loop.call_soon, self._flush_all)
             self._dirty[turn_log] = None
 
     def flush(self, turn_log: TurnLog) -> bool:

@@ -86,7 +86,6 @@ class TurnRunner:
         turn_log = self._writer.open(
             turn.id, turn.attempt, held.generation, lambda: held.stop(StopReason.FENCED)
         )
-        turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
         drive = _Drive(self, held, turn_log)
         task = asyncio.create_task(drive.run())
         held.attach(task)
@@ -266,6 +265,8 @@ class _Drive:
         self._run: EngineRun | None = None
 
     async def run(self) -> None:
+        turn = self._held.turn
+        self._turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
         self._run = await self._runner.prepare(self._held.turn)
         await self._runner.drive(self._run, self._turn_log)
 
@@ -330,10 +331,10 @@ def _as_model_message(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _storable_event(event: EngineEvent) -> EngineEvent:
     """The event as readers and Postgres will both have it: what is streamed is what is kept."""
+    if isinstance(event, MessageDelta | ReasoningDelta):
+        text = storable(event.text)
+        return event if text is event.text else type(event)(text)
     match event:
-        case MessageDelta() | ReasoningDelta():
-            text = storable(event.text)
-            return event if text is event.text else type(event)(text)
         case ToolCall() | ToolResult():
             return event.model_copy(update=storable_json(event.model_dump()))
         case _:
