@@ -1,10 +1,24 @@
 -- name: list_waiting_turns :many
 -- Pages through everything Redis should know, to rebuild it after a loss. $1 after seq  $2 most
 -- -- scope: system
-select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq,
-    t.status = {target:claim} as running
-from turns t
-where t.status in ({sources:claim}, {target:claim}) and t.accept_seq > $1
+select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq, t.running
+from (
+    (
+        select w.id, w.tenant_id, w.concurrency_key, w.max_running, w.accept_seq, false as running
+        from turns w
+        where w.status in ({sources:claim}) and w.accept_seq > $1
+        order by w.accept_seq
+        limit $2
+    )
+    union all
+    (
+        select r.id, r.tenant_id, r.concurrency_key, r.max_running, r.accept_seq, true as running
+        from turns r
+        where r.status = {target:claim} and (r.accept_seq > $1) is true
+        order by r.accept_seq
+        limit $2
+    )
+) t
 order by t.accept_seq
 limit $2;
 

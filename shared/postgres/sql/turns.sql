@@ -40,15 +40,36 @@ where t.id = any($1::uuid[]) and (t.status in ({terminal})) is true;
 -- name: list_turns :many
 -- A user's turns, newest first. $1 tenant $2 user $3 thread? $4 status? $5 concurrency key?
 -- $6 before accept_seq?  $7 most
+-- Two halves, of which one is empty: each has an index that gives its order.
 select t.*
-from turns t
-where t.tenant_id = $1
-    and t.user_id = $2
-    and ($3::uuid is null or t.thread_id = $3)
-    and ($4::turn_status is null or t.status = $4)
-    and ($5::text is null or t.concurrency_key = $5)
-    and ($6::bigint is null or t.accept_seq < $6)
-    and (select th.deleted_at is null from threads th where th.id = t.thread_id)
+from (
+    (
+        select own.*
+        from turns own
+        where $3::uuid is null
+            and own.tenant_id = $1
+            and own.user_id = $2
+            and ($4::turn_status is null or own.status = $4)
+            and ($5::text is null or own.concurrency_key = $5)
+            and ($6::bigint is null or own.accept_seq < $6)
+            and (select th.deleted_at is null from threads th where th.id = own.thread_id)
+        order by own.accept_seq desc
+        limit $7
+    )
+    union all
+    (
+        select own.*
+        from turns own
+        where own.thread_id = $3
+            and (own.tenant_id = $1 and own.user_id = $2) is true
+            and ($4::turn_status is null or own.status = $4)
+            and ($5::text is null or own.concurrency_key = $5)
+            and ($6::bigint is null or own.accept_seq < $6)
+            and (select th.deleted_at is null from threads th where th.id = own.thread_id)
+        order by own.accept_seq desc
+        limit $7
+    )
+) t
 order by t.accept_seq desc
 limit $7;
 
