@@ -5,13 +5,14 @@ Protocol: https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol (UI Message Stream, 
 
 from __future__ import annotations
 
+import re
+import zlib
 from typing import Any, Final, assert_never
 
 import orjson
 
 from shared.turn.events import (
     MESSAGE_DELTA_HEAD,
-    REASONING_DELTA_HEAD,
     AwaitingApproval,
     Cursor,
     Event,
@@ -31,6 +32,9 @@ from shared.turn.state import TurnStatus
 
 HEADERS: Final = {"x-vercel-ai-ui-message-stream": "v1"}
 _DONE: Final = b"data: [DONE]\n\n"
+_DELTA_RUN: Final = re.compile(rb"(?:%b[^\n]*(?:\n|$))+" % re.escape(MESSAGE_DELTA_HEAD))
+"""Consecutive encoded deltas, one a line: no line break can stand inside an encoded event."""
+_BETWEEN_DELTAS: Final = b"}\n" + MESSAGE_DELTA_HEAD
 
 
 class VercelUIEncoder:
@@ -39,8 +43,9 @@ class VercelUIEncoder:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._attempt = 0
-        self._said: list[bytes] = []
-        """JSON strings of the attempt's text: read only when a snapshot comes."""
+        # What the attempt has said so far, as JSON without quotes: enough to know it again.
+        self._said_bytes = 0
+        self._said_sum = 0
         self._open_part: str | None = None
         self._delta_head = b""
         self._part_count = 0
@@ -64,7 +69,31 @@ class VercelUIEncoder:
         return _frame(type="data-turn-queued", data={"position": position}, transient=True)
 
     def encode(self, batch: EventBatch) -> bytes:
-        return b"".join([self._encode(payload) for payload in batch.payloads])
+        events = b"\n".join(batch.payloads)
+        frames: list[bytes] = []
+        place = 0
+        while place < len(events):
+            run = _DELTA_RUN.match(events, place)
+            if run is not None:
+                frames.append(self._pass_on(run[0].rstrip(b"\n")))
+                place = run.end()
+            else:
+                end = events.find(b"\n", place)
+                end = len(events) if end < 0 else end
+                frames.append(self._encode(decode_event(events[place:end])))
+                place = end + 1
+        return b"".join(frames)
+
+    def _pass_on(self, run: bytes) -> bytes:
+        """Frames of a run of deltas, whose texts are passed on as the JSON strings they are.
+
+        Most events are deltas: neither decoded nor encoded, nor looked at one by one.
+        """
+        texts = run[len(MESSAGE_DELTA_HEAD) : -1]
+        frames = self._open_part_of("text")
+        self._note_said(texts.replace(b'"' + _BETWEEN_DELTAS + b'"', b"")[1:-1])
+        between = b"}\n\n" + self._delta_head
+        return b"%b%b%b}\n\n" % (frames, self._delta_head, texts.replace(_BETWEEN_DELTAS, between))
 
     def keep_alive(self) -> bytes:
         return b": keep-alive\n\n"
@@ -74,24 +103,16 @@ class VercelUIEncoder:
             type="data-turn-reconnect", data={"turnId": str(self._turn.id)}, transient=True
         )
 
-    def _encode(self, payload: bytes) -> bytes:
-        # A delta's text is passed on as the JSON string it is: most events are deltas.
-        if payload.startswith(MESSAGE_DELTA_HEAD):
-            return self._continue_part("text", payload[len(MESSAGE_DELTA_HEAD) : -1])
-        if payload.startswith(REASONING_DELTA_HEAD):
-            return self._continue_part("reasoning", payload[len(REASONING_DELTA_HEAD) : -1])
-        return self._encode_rare(decode_event(payload))
-
-    def _encode_rare(self, event: Event) -> bytes:
+    def _encode(self, event: Event) -> bytes:
         match event:
             case TurnQueued():
                 return self.queued(event.position)
             case TurnStarted():
                 return self._begin_attempt(event.attempt)
             case MessageDelta():
-                return self._continue_part("text", orjson.dumps(event.text))
+                return self._continue_part("text", event.text)
             case ReasoningDelta():
-                return self._continue_part("reasoning", orjson.dumps(event.text))
+                return self._continue_part("reasoning", event.text)
             case ToolCall():
                 return self._call_tool(event)
             case ToolResult():
@@ -112,7 +133,7 @@ class VercelUIEncoder:
             frames = self._close_step() + _frame(
                 type="data-turn-attempt", data={"attempt": attempt}
             )
-            self._said.clear()
+            self._said_bytes = self._said_sum = 0
         self._attempt = attempt
         return frames + self._open_step()
 
@@ -130,26 +151,28 @@ class VercelUIEncoder:
         self._tools_answered = False
         return frames
 
-    def _continue_part(self, kind: str, text: bytes) -> bytes:
-        """`text` is a JSON string."""
+    def _continue_part(self, kind: str, text: str) -> bytes:
+        frames = self._open_part_of(kind)
+        encoded = orjson.dumps(text)
         if kind == "text":
-            self._said.append(text)
-        if self._open_part != kind or self._tools_answered:
-            frames = self._open_part_of(kind)
-            self._delta_head = b'data: {"type":"%b-delta","id":"%b","delta":' % (
-                kind.encode(),
-                self._part_id(kind).encode(),
-            )
-            return b"%b%b%b}\n\n" % (frames, self._delta_head, text)
-        return b"%b%b}\n\n" % (self._delta_head, text)
+            self._note_said(encoded[1:-1])
+        return b"%b%b%b}\n\n" % (frames, self._delta_head, encoded)
+
+    def _note_said(self, text: bytes) -> None:
+        self._said_bytes += len(text)
+        self._said_sum = zlib.crc32(text, self._said_sum)
 
     def _open_part_of(self, kind: str) -> bytes:
+        if self._open_part == kind and not self._tools_answered:
+            return b""
         # After tools have answered, the model is asked again: that is a new step.
         frames = self._close_step() if self._tools_answered else self._close_part()
         frames += self._open_step()
         self._open_part = kind
         self._part_count += 1
-        return frames + _frame(type=f"{kind}-start", id=self._part_id(kind))
+        part_id = self._part_id(kind)
+        self._delta_head = f'data: {{"type":"{kind}-delta","id":"{part_id}","delta":'.encode()
+        return frames + _frame(type=f"{kind}-start", id=part_id)
 
     def _close_part(self) -> bytes:
         kind, self._open_part = self._open_part, None
@@ -176,12 +199,14 @@ class VercelUIEncoder:
         )
 
     def _catch_up(self, event: TurnSnapshot) -> bytes:
-        said = "".join(orjson.loads(text) for text in self._said)
-        if event.text.startswith(said):
-            missing = event.text[len(said) :]
-            return self._continue_part("text", orjson.dumps(missing)) if missing else b""
+        text = orjson.dumps(event.text)[1:-1]
+        said, missing = text[: self._said_bytes], text[self._said_bytes :]
+        if len(said) == self._said_bytes and zlib.crc32(said) == self._said_sum:
+            if not missing:
+                return b""
+            return self._continue_part("text", orjson.loads(b'"%b"' % missing))
         frames = self._begin_attempt(self._attempt + 1)
-        return frames + self._continue_part("text", orjson.dumps(event.text))
+        return frames + self._continue_part("text", event.text)
 
     def _end(self, event: TurnEnded) -> bytes:
         if event.status is TurnStatus.CANCELLED:

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api.streams.vercel_ui import VercelUIEncoder
 from shared.ids import new_id
@@ -185,3 +187,34 @@ def test_a_snapshot_adds_only_what_was_not_said(said: str, missing: str | None) 
     frames = frames_of(STARTED, MessageDelta(text=said), TurnSnapshot(text="Hello"))
     deltas = [f["delta"] for f in frames if isinstance(f, dict) and f["type"] == "text-delta"]
     assert deltas == ([said] if missing is None else [said, missing])
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(MessageDelta, text=st.text()),
+            st.builds(ReasoningDelta, text=st.text()),
+            st.sampled_from(
+                [
+                    MessageDelta(text='"}\n{"type":"message.delta","text":"'),
+                    MessageDelta(text=""),
+                    ToolCall(tool_call_id="c", name="n", args={}),
+                    ToolResult(tool_call_id="c", result="}\n"),
+                ]
+            ),
+        )
+    )
+)
+def test_a_batch_has_the_frames_of_its_events_one_by_one(events: list[Event]) -> None:
+    payloads = [encode_event(event) for event in (STARTED, *events)]
+    alone = VercelUIEncoder(make_turn())
+    frames = [
+        alone.encode(EventBatch(1, seq, [payload])) for seq, payload in enumerate(payloads, 1)
+    ]
+    together = VercelUIEncoder(make_turn())
+    assert together.encode(EventBatch(1, 1, payloads)) == b"".join(frames)
+    said = "".join(event.text for event in events if isinstance(event, MessageDelta))
+    snapshot = encode_event(TurnSnapshot(text=said + "!"))
+    caught_up = together.encode(EventBatch(1, 99, [snapshot]))
+    assert caught_up.count(b'"text-delta"') == 1
+    assert b'"delta":"!"' in caught_up
