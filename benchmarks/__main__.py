@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", help=f"of: {', '.join(SCENARIOS)}, {GROWTH}")
     parser.add_argument("--side", choices=SIDES, help="measure one side alone")
     parser.add_argument("--runs", type=int, default=3, help="medians of so many (3)")
-    parser.add_argument("--seconds", type=float, help="of one run (5; with --full 15)")
+    parser.add_argument("--seconds", type=float, help="of one run (4; with --full 15)")
     parser.add_argument("--client", choices=("wrk", "python"), help="of saturated scenarios")
     parser.add_argument("--python", default=sys.executable, help="runs the servers of both sides")
     parser.add_argument("--baseline", type=Path, default=OUR_BASELINE, help="folder of another one")
@@ -142,7 +142,7 @@ def main() -> None:
     )
     if asked.client == "wrk" and wrk is None:
         sys.exit("benchmarks: wrk is not installed")
-    seconds = asked.seconds or (15.0 if asked.full else 5.0)
+    seconds = asked.seconds or (15.0 if asked.full else 4.0)
     plan = Plan(runs=asked.runs, seconds=seconds, wrk=wrk, finished=asked.finished)
     try:
         with tempfile.TemporaryDirectory(prefix="turnkeep-bench-") as folder:

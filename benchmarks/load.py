@@ -146,19 +146,21 @@ async def drive(
     tally = Tally()
     loop = asyncio.get_running_loop()
     numbers = itertools.count()
-    until = time.perf_counter() + seconds
+    began = time.perf_counter()
+    until = began + seconds
 
     def next_request() -> bytes | None:
         return ask.render(next(numbers), prefix) if time.perf_counter() < until else None
 
     opened = []
-    for _ in range(connections):
+    for number in range(connections):
+        if ramp_s:
+            due = began + ramp_s * number / connections
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
         _, protocol = await loop.create_connection(
             lambda: Connection(next_request, ask.answer, tally), "127.0.0.1", port
         )
         opened.append(protocol)
-        if ramp_s:
-            await asyncio.sleep(ramp_s / connections)
     async with asyncio.timeout(seconds + _PATIENCE_S):
         await asyncio.wait([protocol.finished for protocol in opened])
     return tally

@@ -28,8 +28,8 @@ RATES = (
 TIMES = (
     ("first-delta", "first delta p50 ms", "first delta p50"),
     ("first-delta", "first delta p99 ms", "first delta p99"),
-    ("cancel", "last delta p99 ms", "cancel → last delta p99"),
     ("cancel", "end of stream p50 ms", "cancel → end p50"),
+    ("cancel", "end of stream p99 ms", "cancel → end p99"),
 )
 PARTS = ("worker", "api", "redis", "postgres")
 PART_COLOURS = ("#1b6ca8", "#4f9bd0", "#c44e52", "#8c8c8c")
@@ -87,7 +87,7 @@ def draw_cpu(axes: Any, runs: Runs) -> None:
         axes.text(total, place, f" {total:,.0f}", va="center")
     axes.set_xlim(0, max(left, default=1.0) * 1.2)
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     axes.set_title("CPU of one streamed turn, µs")
 
 
@@ -99,6 +99,7 @@ def draw_hops(axes: Any, runs: Runs) -> None:
     for place, value in enumerate(values):
         axes.text(value, place, f" {value:.2f}", va="center", fontsize=8)
     axes.set_xscale("log")
+    axes.set_xlim(right=max([*values, 1]) * 3)
     axes.invert_yaxis()
     axes.set_title("Accept or enqueue → worker, p50 ms (log)")
 

@@ -7,7 +7,7 @@ import time
 from benchmarks.plan import Figures, Plan, open_turns
 from benchmarks.systems import Side, System
 
-DRAIN_PATIENCE_S = {"turnkeep": 60.0, "baseline": 8.0}
+DRAIN_PATIENCE_S = {"turnkeep": 60.0, "baseline": 5.0}
 
 
 def measure(side: Side, plan: Plan) -> list[Figures]:

@@ -45,7 +45,7 @@ def test_the_report_says_what_was_not_measured() -> None:
     assert "- gets, baseline: it did not start" in text
 
 
-def climb(most: int) -> tuple[int, list[int]]:
+def climb(most: int, stride: int) -> tuple[int, list[int]]:
     """The step that a system holding `most` streams ends at, and the steps that were tried."""
     held, too_much, number, tried = -1, len(STEPS), 5, []
     while held < number < too_much:
@@ -54,12 +54,13 @@ def climb(most: int) -> tuple[int, list[int]]:
             held = number
         else:
             too_much = number
-        number = next_step(held, too_much)
+        number = next_step(held, too_much, stride)
     return held, tried
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("most", [10, *STEPS, 10_000])
-def test_the_climb_ends_at_the_last_step_that_holds(most: int) -> None:
-    held, tried = climb(most)
+def test_the_climb_ends_at_the_last_step_that_holds(most: int, stride: int) -> None:
+    held, tried = climb(most, stride)
     assert held == max((n for n, streams in enumerate(STEPS) if streams <= most), default=-1)
     assert len(tried) == len(set(tried))
