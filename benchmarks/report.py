@@ -42,7 +42,7 @@ Postgres commits come from pg_stat_database, which lags by up to a second: ± so
 commands include those inside scripts. Percentiles are nearest rank; those of idle systems (first
 delta, hop, cancel) are over the samples of all runs. A cancel between two deltas, 20 ms apart, is
 mostly followed by none: the end of the stream says more. A paced stream of the baseline falls
-behind by itself, because it waits for each publish behind each pause: see also the most it makes."""
+behind by itself, waiting for each publish behind each pause: see also the most it makes at all."""
 
 
 def medians(runs: Sequence[Figures]) -> Figures:
