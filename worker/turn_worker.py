@@ -1,4 +1,4 @@
-"""The arq worker that runs turns: own claim, own wake-up, own drain; arq keeps the background jobs.
+"""The arq worker that runs turns: own claim, own wait, own drain; arq keeps the background jobs.
 
 What arq 0.28 does for jobs would lose or repeat turns; each override below names the trap.
 """
@@ -20,8 +20,8 @@ from redis.exceptions import RedisError
 from shared.errors import PostgresUnavailable, RedisUnavailable
 from shared.jobs import deserialize_job, serialize_job
 from shared.postgres.rows import claimed_turn_from_row
-from shared.redis.connection import RedisConnection, RedisReplyError
-from shared.redis.dispatch import LineChange, ReadyTurns
+from shared.redis.connection import RedisReplyError
+from shared.redis.dispatch import IdleConnection, LineChange, ReadyTurns
 from shared.turn.model import ClaimedTurn
 from worker.held_turns import HeldTurn, StopReason
 from worker.jobs import cron_jobs
@@ -30,13 +30,11 @@ from worker.parts import WorkerParts
 log = structlog.get_logger(__name__)
 
 CLAIM_BATCH: Final = 32
-WAKE_WAIT_S: Final = 1
+IDLE_WAIT_S: Final = 1
 JOBS_INTERVAL_S: Final = 1.0
 REDIS_AWAY_POLL_S: Final = 1.0
 _HAND_BACK_TIMEOUT_S: Final = 3.0
 _ERROR_PAUSE_S: Final = 0.2
-_PASSED_ON_TTL_S: Final = 60
-"""How long a wake-up token waits that a leaving worker has passed on."""
 
 
 class TurnWorker(Worker):
@@ -78,8 +76,8 @@ class TurnWorker(Worker):
         self._claims_unsure = False
         self._draining = asyncio.Event()
         self._leave_now = asyncio.Event()
-        self._wake = RedisConnection(
-            settings.redis_url.get_secret_value(), reply_timeout_s=WAKE_WAIT_S + 4
+        self._idle = IdleConnection(
+            settings.redis_url.get_secret_value(), reply_timeout_s=IDLE_WAIT_S + 4
         )
 
     def drain(self) -> None:
@@ -121,10 +119,10 @@ class TurnWorker(Worker):
                         task.cancel()
         finally:
             control.close()
-            await self._wake.close()
+            await self._idle.close()
 
     async def _poll_iteration(self) -> None:
-        """Claims what is ready, or waits to be woken.
+        """Claims what is ready, or waits to be handed a turn.
 
         Trap: arq's polls every 0.5 s with six round trips a job, reads running jobs again and again
         (which caps the fleet at `queue_read_limit`), and ends the process on a Redis error.
@@ -143,7 +141,7 @@ class TurnWorker(Worker):
             elif ready.turn_ids:
                 await self._claim(ready)
             else:
-                await self._wait_for_wake()
+                await self._wait_for_ready(ready.generation)
         except (RedisUnavailable, RedisReplyError) as error:
             log.warning("worker.redis_away", error=str(error))
             await self._claim_without_redis(free)
@@ -158,13 +156,22 @@ class TurnWorker(Worker):
         if len(self._held) >= self._parts.settings.worker_concurrency:
             await _first(self._held.changed.wait(), self._draining.wait())
 
-    async def _wait_for_wake(self) -> None:
-        wake = self._parts.keys.wake
-        await _first(self._wake.call("BLPOP", wake, WAKE_WAIT_S), self._draining.wait())
+    async def _wait_for_ready(self, generation: str) -> None:
+        taking = asyncio.create_task(self._idle.take_one(self._parts.keys, generation, IDLE_WAIT_S))
+        try:
+            await _first_of(taking, self._draining.wait())
+            if not taking.done():
+                await self._idle.stop_waiting(self._parts.connection)
+            ready = await taking
+        finally:
+            taking.cancel()
+            await asyncio.wait([taking])
+        if ready is None:
+            return
         if self._draining.is_set():
-            # The token may have been ours already: pass it on.
-            await self._parts.connection.call("RPUSH", wake, "1")
-            await self._parts.connection.call("EXPIRE", wake, _PASSED_ON_TTL_S)
+            await self._parts.dispatch.return_ready(ready)
+        else:
+            await self._claim(ready)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -401,6 +408,16 @@ async def _first(*awaitables: Any) -> None:
     for task in done:
         if not task.cancelled():
             task.result()
+
+
+async def _first_of(task: asyncio.Task[Any], awaitable: Any) -> None:
+    """Returns when either is done; leaves `task` alone."""
+    other = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait([task, other], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        other.cancel()
+        await asyncio.wait([other])
 
 
 async def _all_done(tasks: set[asyncio.Task[None]]) -> None:

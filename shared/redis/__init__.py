@@ -1,1 +1,1 @@
-"""Redis delivers: dispatch, live event logs, wake-ups, control. It may forget all of it."""
+"""Redis delivers: dispatch, live event logs, hand-overs, control. It may forget all of it."""

@@ -34,7 +34,7 @@ class LineChange:
 
 @dataclass(frozen=True, slots=True)
 class ReadyTurns:
-    """Turns taken off the ready set, and the generation read in the same step."""
+    """Turns taken off the ready set, and the generation read before or in the same step."""
 
     generation: str
     turn_ids: list[UUID]
@@ -81,7 +81,7 @@ class Dispatch:
         line = keys.line(change.tenant_id, change.concurrency_key)
         busy = keys.busy(change.tenant_id, change.concurrency_key)
         return (
-            (line, busy, keys.ready, keys.clock, keys.tags, keys.wake),
+            (line, busy, keys.ready, keys.clock, keys.tags),
             (
                 str(change.tenant_id),
                 change.max_running,
@@ -98,12 +98,19 @@ class Dispatch:
         keys = self._keys
         reply = await self._claim.run(
             self._connection,
-            (keys.generation, keys.ready, keys.clock, keys.wake),
+            (keys.generation, keys.ready, keys.clock),
             (most, DISPATCH_TTL_S),
         )
         if not reply:
             return None
         return ReadyTurns(reply[0].decode(), [UUID(item.decode()) for item in reply[1:]])
+
+    async def return_ready(self, ready: ReadyTurns) -> None:
+        """Puts turns back at the head: who took them leaves."""
+        keys = self._keys
+        for turn_id in ready.turn_ids:
+            await self._connection.call("ZADD", keys.ready, 0, str(turn_id))
+        await self._connection.call("EXPIRE", keys.ready, DISPATCH_TTL_S)
 
     async def read_generation(self) -> str | None:
         """The present generation, or None when Redis has lost its state."""
@@ -122,6 +129,33 @@ class Dispatch:
     async def keep_generation(self) -> bool:
         """Prolongs the generation; False when there is none."""
         return bool(await self._connection.call("EXPIRE", self._keys.generation, GENERATION_TTL_S))
+
+
+class IdleConnection(RedisConnection):
+    """The connection on which an idle worker waits to be handed a turn."""
+
+    _client_id = 0
+
+    async def _greet(self) -> None:
+        self._client_id = await self._send("CLIENT", "ID")
+
+    async def take_one(self, keys: Keys, generation: str, timeout_s: int) -> ReadyTurns | None:
+        """The next turn that becomes ready; None when none does in time.
+
+        One round trip less than to be woken and to ask. `generation` was read before, which is as
+        good: a log is opened under it only if it is still the present one.
+        """
+        reply = await self.call("BZPOPMIN", keys.ready, timeout_s)
+        if reply is None:
+            return None
+        _, turn_id, start = reply
+        self.send("SET", keys.clock, start, "EX", DISPATCH_TTL_S)
+        return ReadyTurns(generation, [UUID(turn_id.decode())])
+
+    async def stop_waiting(self, connection: RedisConnection) -> None:
+        """Makes `take_one` return at once. Raises as `RedisConnection.call`."""
+        if self.is_ready:
+            await connection.call("CLIENT", "UNBLOCK", self._client_id)
 
 
 def _join(turn_ids: Iterable[UUID]) -> str:

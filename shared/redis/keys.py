@@ -55,11 +55,6 @@ class Keys:
         return self._key("tags")
 
     @cached_property
-    def wake(self) -> str:
-        """List: one token per promoted turn, at most 64; idle workers block on it."""
-        return self._key("wake")
-
-    @cached_property
     def workers(self) -> str:
         """Sorted set: worker ids by the Unix time of their last heartbeat."""
         return self._key("workers")

@@ -1,7 +1,7 @@
 -- Takes up to `most` ready turns, earliest virtual start first, and tells the generation: the
 -- caller must know it before it claims in Postgres. Without a generation nothing is taken.
 --
--- KEYS: generation ready clock wake
+-- KEYS: generation ready clock
 -- ARGV: most ttl_s
 -- Returns {generation, id, …}, or {} when Redis has lost its state and must be rebuilt.
 local present = redis.call('GET', generation)
@@ -15,8 +15,5 @@ for i = 1, #popped, 2 do
 end
 if #popped > 0 then
   redis.call('SET', clock, popped[#popped], 'EX', ttl_s)
-end
-if redis.call('EXISTS', ready) == 0 then
-  redis.call('DEL', wake)
 end
 return answer

@@ -1,9 +1,10 @@
 -- Brings one concurrency key's line up to date in one step: forget what is over, note what runs,
 -- add what waits, then let heads take free slots. A head that takes a slot becomes ready under its
--- tenant's virtual start time, and one idle worker is woken. Running it twice changes nothing more.
+-- tenant's virtual start time: an idle worker that waits for one is handed it. Running it twice changes
+-- nothing more.
 -- Postgres decides all of this again at the claim; here is only who gets woken, and in which order.
 --
--- KEYS: line busy ready clock tags wake
+-- KEYS: line busy ready clock tags
 -- ARGV: tenant max_running over running waiting reset ttl_s
 --   over     ids that hold no slot and wait no more, separated by blanks
 --   running  ids that hold a slot
@@ -48,12 +49,9 @@ while promoted < free do
   redis.call('HSET', tags, tenant, start + 1)
   redis.call('SADD', busy, head[1])
   redis.call('ZADD', ready, start, head[1])
-  redis.call('RPUSH', wake, '1')
   promoted = promoted + 1
 end
 if promoted > 0 then
-  redis.call('LTRIM', wake, -64, -1)
-  redis.call('EXPIRE', wake, ttl_s)
   redis.call('EXPIRE', ready, ttl_s)
   redis.call('EXPIRE', tags, ttl_s)
 end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
@@ -10,9 +11,16 @@ import pytest
 
 from shared.ids import new_id
 from shared.redis.connection import RedisConnection
-from shared.redis.dispatch import CommandConnection, Dispatch, LineChange
+from shared.redis.dispatch import (
+    CommandConnection,
+    Dispatch,
+    IdleConnection,
+    LineChange,
+    ReadyTurns,
+)
 from shared.redis.keys import Keys
 from tests.fixtures.servers import scan
+from tests.fixtures.waiting import wait_until
 
 TENANT = UUID(int=0xA)
 
@@ -152,14 +160,32 @@ async def test_a_reset_leaves_a_turn_alone_that_is_ready(desk: Desk) -> None:
     assert await desk.take() == []
 
 
-async def test_idle_workers_are_woken_and_tokens_do_not_pile_up(desk: Desk) -> None:
-    for number in range(100):
-        await desk.add(f"k{number}")
-    assert await desk.redis.call("LLEN", desk.keys.wake) == 64
-    await desk.take(60)
-    assert await desk.redis.call("LLEN", desk.keys.wake) > 0
-    await desk.take(60)
-    assert await desk.redis.call("LLEN", desk.keys.wake) == 0
+async def test_an_idle_worker_is_handed_the_next_turn(desk: Desk, redis_url: str) -> None:
+    generation = await desk.dispatch.read_generation() or ""
+    idle = IdleConnection(redis_url)
+    waiting = asyncio.create_task(idle.take_one(desk.keys, generation, 5))
+    await wait_until(lambda: idle.is_ready, "it waits")
+    (turn_id,) = await desk.add()
+    assert await waiting == ReadyTurns(generation, [turn_id])
+    assert await desk.take() == []
+    await idle.close()
+
+
+async def test_a_worker_that_waits_can_be_told_to_stop_and_gives_back_what_it_got(
+    desk: Desk, redis_url: str
+) -> None:
+    idle = IdleConnection(redis_url)
+    waiting = asyncio.create_task(idle.take_one(desk.keys, "g", 5))
+    await wait_until(lambda: idle.is_ready, "it waits")
+    await idle.stop_waiting(desk.redis)
+    async with asyncio.timeout(1):
+        assert await waiting is None
+    first, second = await desk.add("a") + await desk.add("b")
+    taken = await idle.take_one(desk.keys, "g", 5)
+    assert taken is not None
+    await desk.dispatch.return_ready(taken)
+    assert await desk.take() == [first, second]
+    await idle.close()
 
 
 async def test_nothing_is_taken_from_a_redis_without_state(desk: Desk) -> None:
@@ -176,6 +202,6 @@ async def test_every_key_has_a_ttl(desk: Desk) -> None:
     await desk.take(1)
     await desk.over(turns[0], limit=2)
     keys = await scan(desk.redis, f"{desk.keys.prefix}:*")
-    assert len(keys) == 7
+    assert len(keys) == 6
     for key in keys:
         assert await desk.redis.call("TTL", key) > 0, key

@@ -478,7 +478,7 @@ async def test_a_worker_that_leaves_claims_nothing_even_when_redis_does_not_answ
     worker = await start_worker(redis_url=SecretStr(redis_url_through(redis_link, redis_url)))
     await api.end_of(await api.submit(make_turn()))
     await settled(worker)
-    for connection in (worker.parts.connection, worker.worker._wake):
+    for connection in (worker.parts.connection, worker.worker._idle):
         connection._reply_timeout_s = 0.5
     redis_link.silent = True
     leaving = asyncio.create_task(worker.drain())

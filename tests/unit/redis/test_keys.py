@@ -16,7 +16,7 @@ TENANT = UUID(int=1)
 def all_keys(concurrency_key: str) -> list[str]:
     turn = UUID(int=2)
     return [
-        KEYS.generation, KEYS.ready, KEYS.clock, KEYS.tags, KEYS.wake, KEYS.workers, KEYS.jobs,
+        KEYS.generation, KEYS.ready, KEYS.clock, KEYS.tags, KEYS.workers, KEYS.jobs,
         KEYS.line(TENANT, concurrency_key), KEYS.busy(TENANT, concurrency_key),
         KEYS.meta(turn), KEYS.log(turn), KEYS.feed(turn), KEYS.control("w"),
     ]  # fmt: skip
