@@ -307,6 +307,7 @@ def _end_arguments(
         _answer_id(messages, turn),
         messages,
         preview(text) if text else None,
+        turn.thread_id,
     )
 
 

@@ -34,6 +34,7 @@ SERVER_SETTINGS: Final = {
     # one that is cheap on a small table only.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_bitmapscan": "off",  # it would lock rows in the order of the disk
     "jit": "off",
 }
 # Postgres itself answered, but it is not able to serve: as good as gone for the caller.

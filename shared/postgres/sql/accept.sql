@@ -86,7 +86,7 @@ touched as (
         group by n.thread_id
         order by n.thread_id
     ) news
-    where t.id = news.thread_id
+    where t.id = any($4::uuid[]) and t.id = news.thread_id
 )
 select
     n.*,

@@ -3,11 +3,15 @@
 -- $1 turns  $2 worker  $3 lease in s   -- scope: system
 -- Of one key, turns that stand next to each other at the head of its line take the lowest free
 -- slots in that order; who stands behind a turn that is not claimed with it is refused.
-with asked as (
-    select t.tenant_id, t.concurrency_key, count(*) as turns, max(t.max_running) as places
+with wanted as materialized (
+    select t.tenant_id, t.concurrency_key, t.max_running
     from turns t
     where t.id = any($1::uuid[]) and (t.status in ({sources:claim})) is true
-    group by t.tenant_id, t.concurrency_key
+),
+asked as (
+    select w.tenant_id, w.concurrency_key, count(*) as turns, max(w.max_running) as places
+    from wanted w
+    group by w.tenant_id, w.concurrency_key
 ),
 line as (
     select
@@ -75,7 +79,7 @@ set status = {target:claim},
     started_at = coalesce(t.started_at, now()),
     updated_at = now()
 from claimable c
-where t.id = c.id and (t.status in ({sources:claim})) is true
+where t.id = any($1::uuid[]) and t.id = c.id and (t.status in ({sources:claim})) is true
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt,
@@ -198,14 +202,14 @@ with kept as (
     from turns t
     join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
         on t.id = held.id and t.attempt = held.attempt
-    where (t.worker_id = $1 and t.status = {target:claim}) is true
+    where t.id = any($2::uuid[]) and (t.worker_id = $1 and t.status = {target:claim}) is true
     order by t.id
     for no key update of t
 )
 update turns t
 set lease_until = now() + make_interval(secs => $4)
 from kept
-where t.id = kept.id
+where t.id = any($2::uuid[]) and t.id = kept.id
 returning t.id, t.attempt, t.cancel_requested_at is not null as cancel_requested;
 
 -- name: validate_attempts :many
@@ -215,13 +219,13 @@ select t.id
 from turns t
 join unnest($1::uuid[], $2::integer[]) as held (id, attempt)
     on t.id = held.id and t.attempt = held.attempt
-where (t.status = {target:claim}) is true;
+where t.id = any($1::uuid[]) and (t.status = {target:claim}) is true;
 
 -- name: end_turns :many
 -- Compare-and-set of turns to a terminal status with messages and usage. No row = fenced.
 -- One array per column, one element per turn:
 -- $1 turns  $2 tenants  $3 attempts  $4 statuses  $5 error codes  $6 error messages  $7 usages
--- $8 last seqs  $9 output messages  $10 messages, a JSON array each  $11 previews
+-- $8 last seqs  $9 output messages  $10 messages, a JSON array each  $11 previews  $12 threads
 -- Locks turns by id, then threads by id.
 with asked as materialized (
     select *
@@ -248,7 +252,8 @@ ended as (
         ended_at = now(),
         updated_at = now()
     from asked a
-    where t.id = a.id
+    where t.id = any($1::uuid[])
+        and t.id = a.id
         and (t.tenant_id = a.tenant_id and t.attempt = a.attempt and t.status = {target:claim})
         is true
     returning t.*
@@ -299,7 +304,7 @@ touched as (
         group by e.thread_id
         order by e.thread_id
     ) news
-    where t.id = news.thread_id
+    where t.id = any($12::uuid[]) and t.id = news.thread_id
 )
 select e.*
 from ended e;
@@ -312,7 +317,7 @@ with handed as (
     from turns t
     join unnest($2::uuid[], $3::integer[]) as held (id, attempt)
         on t.id = held.id and t.attempt = held.attempt
-    where (t.worker_id = $1 and t.status in ({sources:hand_back})) is true
+    where t.id = any($2::uuid[]) and (t.worker_id = $1 and t.status in ({sources:hand_back})) is true
     order by t.id
     for no key update of t
 )
@@ -323,7 +328,7 @@ set status = {target:hand_back},
     lease_until = null,
     updated_at = now()
 from handed
-where t.id = handed.id
+where t.id = any($2::uuid[]) and t.id = handed.id
 returning t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq;
 
 -- name: release_unheld_turns :many

@@ -11,17 +11,27 @@ from made m;
 
 -- name: get_thread :one
 -- One thread of one user, with the status of its newest turn. $1 thread  $2 tenant  $3 user
-select th.*, t.status as last_turn_status
+select
+    th.*,
+    (
+        select t.status
+        from turns t
+        where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+    ) as last_turn_status
 from threads th
-left join turns t on t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
 where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true;
 
 -- name: list_threads :many
 -- A user's threads, newest activity first, behind a place. $1 tenant $2 user $3 at? $4 id? $5 most
-select th.*, t.status as last_turn_status
+select
+    th.*,
+    (
+        select t.status
+        from turns t
+        where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+    ) as last_turn_status
 from threads th
-left join turns t on t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
     and (coalesce(th.last_message_at, th.created_at), th.id) < (
         coalesce($3::timestamptz, 'infinity'),
@@ -42,9 +52,14 @@ with changed as (
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
     returning *
 )
-select c.*, t.status as last_turn_status
-from changed c
-left join turns t on t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true;
+select
+    c.*,
+    (
+        select t.status
+        from turns t
+        where t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true
+    ) as last_turn_status
+from changed c;
 
 -- name: lock_thread :one
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user

@@ -86,5 +86,5 @@ def end_arguments(
     return (
         new.id, new.principal.tenant_id, attempt, status, None, None,
         Usage(output_tokens=2, total_cost="0.5").model_dump(by_alias=True), 7,
-        new.planned_output_message_id if text else None, messages, preview(text),
+        new.planned_output_message_id if text else None, messages, preview(text), new.thread_id,
     )  # fmt: skip

@@ -337,7 +337,7 @@ class Lives(RuleBasedStateMachine):
         row = await self.servers.database.fetch_one(
             "end_turns", [turn.id], [self.principal.tenant_id], [attempt.attempt], [status], [None],
             [None], [Usage().model_dump_json(by_alias=True)], [len(attempt.payloads) + 1], [None],
-            ["[]"], [None],
+            ["[]"], [None], [self.thread],
         )  # fmt: skip
         assert (row is not None) == attempt.is_current, (
             "I2/I4: only the present attempt ends a turn"
