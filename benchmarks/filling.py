@@ -29,6 +29,7 @@ insert into threads (id, tenant_id, user_id)
 select md5('filler-' || n)::uuid, {TENANT}, {USER} from generate_series(0, {THREADS - 1}) n
 on conflict do nothing;
 """  # noqa: S608 - constants of this module
+_COUNT = f"select count(*) from usage where tenant_id = {TENANT}"  # noqa: S608 - as above
 _FINISHED = f"""
 with made as (
     insert into turns (
@@ -95,7 +96,7 @@ def fill_finished(dsn: str, wanted: int) -> None:
     async def fill() -> int:
         connection = await _open(dsn)
         try:
-            there: int = await connection.fetchval("select count(*) from usage")
+            there: int = await connection.fetchval(_COUNT)
             for first in range(there, wanted, CHUNK):
                 last = min(first + CHUNK, wanted)
                 await connection.execute(_FINISHED, first, last - 1)
