@@ -47,6 +47,7 @@ class TurnLog:
         "in_flight",
         "is_open",
         "lost",
+        "names",
         "on_fenced",
         "payloads",
         "size_bytes",
@@ -64,6 +65,7 @@ class TurnLog:
     ) -> None:
         self._writer = writer
         self.turn_id = turn_id
+        self.names = writer.event_log.names_of(turn_id)
         self.attempt = attempt
         self.generation = generation
         self.on_fenced = on_fenced
@@ -121,7 +123,7 @@ class EventWriter:
         on_generation_lost: Callable[[], None],
     ) -> None:
         self.max_bytes = max_bytes
-        self._event_log = event_log
+        self.event_log = event_log
         self._dispatch = dispatch
         self._database = database
         self._metrics = metrics
@@ -182,12 +184,12 @@ class EventWriter:
 
     def _send(self, turn_log: TurnLog, chunk: list[bytes], *, final: bool) -> asyncio.Future[Any]:
         if turn_log.is_open:
-            return self._event_log.send_append(
-                turn_log.turn_id, turn_log.attempt, turn_log.written + 1, chunk, final=final
+            return self.event_log.send_append(
+                turn_log.names, turn_log.attempt, turn_log.written + 1, chunk, final=final
             )
         # Without a generation a log is lost, and never sent.
-        return self._event_log.send_open(
-            turn_log.turn_id, turn_log.attempt, turn_log.generation or "", chunk, final=final
+        return self.event_log.send_open(
+            turn_log.names, turn_log.attempt, turn_log.generation or "", chunk, final=final
         )
 
     def _replied(self, turn_log: TurnLog, reply: asyncio.Future[Any]) -> None:
@@ -238,7 +240,7 @@ class EventWriter:
         if generation is None:
             self._on_generation_lost()
             return False
-        await self._event_log.load_scripts()
+        await self.event_log.load_scripts()
         lost = list(self._lost)
         rows = await self._database.fetch_many(
             "validate_attempts", [t.turn_id for t in lost], [t.attempt for t in lost]

@@ -35,6 +35,7 @@ JOBS_INTERVAL_S: Final = 1.0
 REDIS_AWAY_POLL_S: Final = 1.0
 _HAND_BACK_TIMEOUT_S: Final = 3.0
 _ERROR_PAUSE_S: Final = 0.2
+_UNBLOCK_INTERVAL_S: Final = 0.02
 
 
 class TurnWorker(Worker):
@@ -160,8 +161,10 @@ class TurnWorker(Worker):
         taking = asyncio.create_task(self._idle.take_one(self._parts.keys, generation, IDLE_WAIT_S))
         try:
             await _first_of(taking, self._draining.wait())
-            if not taking.done():
+            while not taking.done():
+                # More than once: it may only be about to wait.
                 await self._idle.stop_waiting(self._parts.connection)
+                await asyncio.wait([taking], timeout=_UNBLOCK_INTERVAL_S)
             ready = await taking
         finally:
             taking.cancel()

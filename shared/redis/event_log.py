@@ -8,13 +8,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from shared.redis.connection import Argument, RedisConnection
 from shared.redis.keys import Keys
 from shared.redis.scripts import Word, load_script
 from shared.turn.events import Cursor, EventBatch
+
+
+class LogNames(NamedTuple):
+    """What one turn's log is called in Redis: made once for each log, not for each flush."""
+
+    keys: tuple[str, ...]
+    """KEYS of both scripts: generation, meta, log."""
+    channel: str
+    turn: str
+
 
 ScriptCall = tuple[tuple[str, ...], tuple[Argument, ...]]
 READ_PAGE: Final = 64
@@ -49,6 +59,15 @@ class EventLog:
         self._open = load_script("open_log")
         self._append = load_script("append_log")
 
+    def names_of(self, turn_id: UUID) -> LogNames:
+        """For `send_open` and `send_append`."""
+        keys = self._keys
+        return LogNames(
+            (keys.generation, keys.meta(turn_id), keys.log(turn_id)),
+            keys.feed(turn_id),
+            str(turn_id),
+        )
+
     async def open(
         self, turn_id: UUID, attempt: int, generation: str, payloads: list[bytes], *, final: bool
     ) -> LogReply:
@@ -56,52 +75,54 @@ class EventLog:
 
         `generation` was read before Postgres confirmed the attempt.
         """
-        call = self._open_call(turn_id, attempt, generation, payloads, final=final)
+        names = self.names_of(turn_id)
+        call = self._open_call(names, attempt, generation, payloads, final=final)
         return parse_reply(await self._open.run(self._connection, *call))
 
     def send_open(
-        self, turn_id: UUID, attempt: int, generation: str, payloads: list[bytes], *, final: bool
+        self, names: LogNames, attempt: int, generation: str, payloads: list[bytes], *, final: bool
     ) -> asyncio.Future[Any]:
         """As `open`, see `RedisConnection.send`; `parse_reply` reads the reply."""
-        call = self._open_call(turn_id, attempt, generation, payloads, final=final)
+        call = self._open_call(names, attempt, generation, payloads, final=final)
         return self._open.send(self._connection, *call)
 
     async def append(
         self, turn_id: UUID, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
     ) -> LogReply:
         """Adds events `first_seq …` of an open attempt."""
-        call = self._append_call(turn_id, attempt, first_seq, payloads, final=final)
+        names = self.names_of(turn_id)
+        call = self._append_call(names, attempt, first_seq, payloads, final=final)
         return parse_reply(await self._append.run(self._connection, *call))
 
     def send_append(
-        self, turn_id: UUID, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
+        self, names: LogNames, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
     ) -> asyncio.Future[Any]:
         """As `append`, see `RedisConnection.send`; `parse_reply` reads the reply."""
-        call = self._append_call(turn_id, attempt, first_seq, payloads, final=final)
+        call = self._append_call(names, attempt, first_seq, payloads, final=final)
         return self._append.send(self._connection, *call)
 
     def _open_call(
-        self, turn_id: UUID, attempt: int, generation: str, payloads: list[bytes], *, final: bool
+        self, names: LogNames, attempt: int, generation: str, payloads: list[bytes], *, final: bool
     ) -> ScriptCall:
         return (
-            (self._keys.generation, self._keys.meta(turn_id), self._keys.log(turn_id)),
+            names.keys,
             (
                 attempt,
                 generation,
                 len(payloads),
                 b"\n".join(payloads),
                 "1" if final else "0",
-                self._keys.feed(turn_id),
-                str(turn_id),
+                names.channel,
+                names.turn,
                 self._ttl_s if final else self._live_ttl_s,
             ),
         )
 
     def _append_call(
-        self, turn_id: UUID, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
+        self, names: LogNames, attempt: int, first_seq: int, payloads: list[bytes], *, final: bool
     ) -> ScriptCall:
         return (
-            (self._keys.generation, self._keys.meta(turn_id), self._keys.log(turn_id)),
+            names.keys,
             (
                 attempt,
                 first_seq,
@@ -109,8 +130,8 @@ class EventLog:
                 b"\n".join(payloads),
                 "1" if final else "0",
                 self._max_bytes,
-                self._keys.feed(turn_id),
-                str(turn_id),
+                names.channel,
+                names.turn,
                 self._ttl_s,
             ),
         )

@@ -351,6 +351,10 @@ class Follower:
         place = self.cursor
         while self._live:
             batch = self._live.popleft()
+            if batch.attempt == place.attempt and batch.first_seq == place.seq + 1:
+                batches.append(batch)
+                place = batch.last
+                continue
             rest = batch.after(place)
             if rest is None or rest.attempt < place.attempt:
                 continue

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from shared.redis.event_log import LogNames
 from shared.turn.events import START, Cursor, MessageDelta, TurnEnded, TurnStarted
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -504,15 +505,15 @@ async def test_a_reader_that_comes_between_commit_and_publication_gets_every_eve
     after: Cursor,
 ) -> None:
     worker = await start_worker()
-    event_log = worker.parts.writer._event_log
+    event_log = worker.parts.writer.event_log
     gate = asyncio.Event()
 
     def gated(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         return asyncio.ensure_future(append_later(*args, **kwargs))
 
-    async def append_later(*args: Any, **kwargs: Any) -> Any:
+    async def append_later(names: LogNames, *args: Any, **kwargs: Any) -> Any:
         await gate.wait()
-        reply = await event_log.append(*args, **kwargs)
+        reply = await event_log.append(UUID(names.turn), *args, **kwargs)
         return [reply.word.encode(), reply.last_seq]
 
     turn = await api.submit(make_turn(deltas=6, hangAfter=4, hangMs=200))
