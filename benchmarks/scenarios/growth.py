@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.filling import fill_finished, fill_waiting, find_database, remove_waiting, tidy
-from benchmarks.plan import Figures, Plan
+from benchmarks.plan import Figures, Plan, open_turns
 from benchmarks.progress import say
 from benchmarks.recorder import run_async
 from benchmarks.scenarios import first_delta, gets, streams
@@ -100,7 +100,9 @@ def measure_one(side: Side, dsn: str, growth: Growth, plan: Plan) -> list[Figure
         requests = silent_requests(system, growth.idle) if growth.idle else []
         with open_streams(system.port, requests):
             tidy(dsn)
+            held = open_turns(system.count_turns())
             plan.load(system, system.stream_ask(), plan.seconds)
+            plan.settle(system, streams.SETTLE_PATIENCE_S, held)
             runs = [run_once(system, plan, f"run-{number}") for number in range(plan.runs)]
         if growth.idle:
             plan.note(f"growth: {growth.idle:,} streams stayed open while others were measured")
