@@ -51,8 +51,8 @@ async def test_everybody_behind_a_postgres_that_keeps_up_is_served() -> None:
 
 
 async def test_who_waits_too_long_is_refused_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MAX_WAIT_S", 0.05)
-    database = SlowDatabase(0.1)
+    monkeypatch.setattr(batches, "MAX_WAIT_S", 0.5)
+    database = SlowDatabase(0.6)
     served = await outcomes(database, 1000)
     assert served == [True] * database.sent + [False] * (1000 - database.sent)
     assert 0 < database.sent <= 4 * group_commit.MAX_BATCH
