@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
 from api.chat import messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.hot_routes import HotRoutes
-from api.metrics import CountRequests
+from api.metrics import CountRequests, RequestCounter
 from api.openapi import build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
@@ -32,21 +32,32 @@ HOT = ("stream_turn", "submit_turn", "get_turn")
 """Ids of the operations that nearly all requests ask for."""
 
 
+class Application(Starlette):
+    """Starlette, with a short way in for the hot operations."""
+
+    hot_routes: HotRoutes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or the lifespan."""
+        scope["app"] = self
+        if scope["type"] != "http" or not await self.hot_routes.answer(scope, receive, send):
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings) -> Starlette:
     """The application; it connects to nothing before its lifespan starts."""
     counters = Metrics()
-    app = Starlette(
+    counter = RequestCounter(counters)
+    app = Application(
         routes=[*routes_from(OPERATIONS), *_plain_routes()],
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[
-            Middleware(CountRequests, metrics=counters),
-            Middleware(
-                HotRoutes,
-                operations=[o for o in OPERATIONS if o.operation_id in HOT],
-                answers={"get_turn": _answer_get_turn},
-            ),
-        ],
+        middleware=[Middleware(CountRequests, counter=counter)],
         lifespan=_lifespan,
+    )
+    app.hot_routes = HotRoutes(
+        [operation for operation in OPERATIONS if operation.operation_id in HOT],
+        {"get_turn": _answer_get_turn},
+        counter,
     )
     # A redirect would be built from the Host header, which anybody can choose.
     app.router.redirect_slashes = False
@@ -56,7 +67,7 @@ def create_app(settings: Settings) -> Starlette:
     return app
 
 
-def _answer_get_turn(scope: Scope, text: str, send: Send) -> Awaitable[bool]:
+def _answer_get_turn(scope: Scope, text: str, send: Send) -> Awaitable[int | None]:
     answer: FastGetTurn = scope["app"].state.fast_get_turn
     return answer(scope, text, send)
 

@@ -1,4 +1,4 @@
-"""The busiest operations, found and answered before Starlette's routing.
+"""The busiest operations, found and answered before Starlette's layers and routing.
 
 Starlette passes a request through three layers and up to twenty patterns, and wraps `send` in each.
 Here one look into a dictionary finds the operation. What is not found here, and whatever a fast
@@ -7,22 +7,23 @@ answer does not want to decide, goes the ordinary way: no answer exists here alo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.metrics import RequestCounter
 from api.openapi import Operation
 from api.problems import EXCEPTION_HANDLERS
-from shared.errors import TurnkeepError
 
 UUID_CHARS: Final = 36
 
-Answer = Callable[[Scope, str, Send], Awaitable[bool]]
-"""Answers a request, told its path parameter; False, before any effect: it does not want to."""
+FastAnswer = Callable[[Scope, str, Send], Awaitable[int | None]]
+"""Answers a request, told its path parameter, and returns the status; None: it does not want to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,52 +35,53 @@ class HotRoute:
     parameter: str
     prefix: str
     suffix: str
-    answer: Answer | None
+    answer: FastAnswer | None
 
 
 class HotRoutes:
-    """ASGI middleware; `operations` are the hot ones, `answers` their fast answers if any."""
+    """`operations` are the hot ones, `answers` fast answers by operation id."""
 
     def __init__(
-        self, app: ASGIApp, operations: Iterable[Operation], answers: dict[str, Answer]
+        self,
+        operations: Iterable[Operation],
+        answers: Mapping[str, FastAnswer],
+        counter: RequestCounter,
     ) -> None:
-        self._app = app
+        self._counter = counter
         self._routes: dict[tuple[str, int], HotRoute] = {}
         for operation in operations:
             prefix, _, rest = operation.path.partition("{")
             parameter, _, suffix = rest.partition("}")
-            route = HotRoute(
-                operation,
-                operation.path,
-                parameter,
-                prefix,
-                suffix,
-                answers.get(operation.operation_id),
-            )
+            answer = answers.get(operation.operation_id)
+            route = HotRoute(operation, operation.path, parameter, prefix, suffix, answer)
             key = (operation.method, len(prefix) + UUID_CHARS + len(suffix))
             if key in self._routes:
                 raise ValueError(f"{operation.path} cannot be told from another hot route")
             self._routes[key] = route
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, or passes on."""
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answers the request; False when it must go the ordinary way."""
         route = self._find(scope)
         if route is None:
-            await self._app(scope, receive, send)
-            return
+            return False
+        began = time.perf_counter()
         text = scope["path"][len(route.prefix) : len(route.prefix) + UUID_CHARS]
-        scope["route"] = route
         if route.answer is not None:
-            if not await route.answer(scope, text, send):
-                await self._app(scope, receive, send)
-            return
+            status = await route.answer(scope, text, send)
+            if status is None:
+                return False
+            self._counter.count(scope["method"], route.path, status, time.perf_counter() - began)
+            return True
         scope["path_params"] = {route.parameter: text}
         request = Request(scope, receive)
         try:
             response = await route.operation.handler(request)
-        except (TurnkeepError, HTTPException, ClientDisconnect) as error:
+        except Exception as error:  # noqa: BLE001 - the outermost layer: a defect is a 500
             response = await _handler_of(error)(request, error)
+        status = getattr(response, "status_code", HTTPStatus.OK.value)
+        self._counter.count(scope["method"], route.path, status, time.perf_counter() - began)
         await response(scope, receive, send)
+        return True
 
     def _find(self, scope: Scope) -> HotRoute | None:
         if scope["type"] != "http":

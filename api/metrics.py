@@ -22,14 +22,33 @@ async def serve_metrics(request: Request) -> Response:
     return Response(generate_latest(metrics.registry), headers=headers)
 
 
-class CountRequests:
-    """ASGI middleware: one count and one duration, to the response's head, per request."""
+class RequestCounter:
+    """One count and one duration, to the response's head, per request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         # Finding a metric by its labels costs more than counting.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def count(self, method: str, route: str, status: int, took_s: float) -> None:
+        """Counts an answer; `route` is the template of the path."""
+        children = self._children.get((method, route, status))
+        if children is None:
+            children = self._children[method, route, status] = (
+                self._metrics.http_requests.labels(method=method, route=route, status=status),
+                self._metrics.http_duration.labels(method=method, route=route),
+            )
+        requests, duration = children
+        requests.inc()
+        duration.observe(took_s)
+
+
+class CountRequests:
+    """ASGI middleware: counts what goes the ordinary way."""
+
+    def __init__(self, app: ASGIApp, counter: RequestCounter) -> None:
+        self._app = app
+        self._counter = counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes everything on; observes the head of the response."""
@@ -40,20 +59,10 @@ class CountRequests:
 
         async def observe(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._count(scope, message["status"], time.perf_counter() - began)
+                route = getattr(scope.get("route"), "path", "unknown")
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                took_s = time.perf_counter() - began
+                self._counter.count(method, route, message["status"], took_s)
             await send(message)
 
         await self._app(scope, receive, observe)
-
-    def _count(self, scope: Scope, status: int, took_s: float) -> None:
-        route = getattr(scope.get("route"), "path", "unknown")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        children = self._children.get((method, route, status))
-        if children is None:
-            children = self._children[method, route, status] = (
-                self._metrics.http_requests.labels(method=method, route=route, status=status),
-                self._metrics.http_duration.labels(method=method, route=route),
-            )
-        requests, duration = children
-        requests.inc()
-        duration.observe(took_s)

@@ -45,6 +45,7 @@ class TurnLog:
         "forgotten",
         "generation",
         "in_flight",
+        "is_marked",
         "is_open",
         "lost",
         "names",
@@ -71,6 +72,8 @@ class TurnLog:
         self.on_fenced = on_fenced
         self.is_open = False
         self.in_flight = False
+        self.is_marked = False
+        """The writer knows that there is something to write, or is writing."""
         self.forgotten = False
         self.lost = generation is None
         self.final = False
@@ -96,8 +99,8 @@ class TurnLog:
             raise TurnFailed("output_limit", "The turn's output exceeds the size limit")
         self.payloads.append(payload)
         self.final = final
-        self.flushed.clear()
-        self._writer.mark(self)
+        if not self.is_marked:
+            self._writer.mark(self)
 
     def next_chunk(self) -> list[bytes]:
         """The events of the next entry."""
@@ -143,6 +146,8 @@ class EventWriter:
         """Notes that `turn_log` has something to write."""
         if turn_log.forgotten:
             return
+        turn_log.is_marked = True
+        turn_log.flushed.clear()
         if turn_log.lost:
             self._lost[turn_log] = None
             self._wake_repair.set()
@@ -175,7 +180,10 @@ class EventWriter:
 
     def _flush(self, turn_log: TurnLog) -> None:
         chunk = turn_log.next_chunk()
-        if not chunk or turn_log.lost:
+        if turn_log.lost:
+            return
+        if not chunk:
+            turn_log.is_marked = False
             return
         final = turn_log.final and turn_log.written + len(chunk) == turn_log.last_seq
         turn_log.in_flight = True
@@ -210,6 +218,7 @@ class EventWriter:
                 if turn_log.written < turn_log.last_seq:
                     self.mark(turn_log)
                 else:
+                    turn_log.is_marked = False
                     turn_log.flushed.set()
             case Word.NOSTATE | Word.STALEGEN:
                 self._lose(turn_log)

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 COMMIT_RETRY_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 5.0
 _DEADLINE_STEP_S: Final = 0.5
+_DELTAS: Final = (MessageDelta, ReasoningDelta)
 _STORED_SIZE_MARGIN: Final = 4
 """A message is stored with more about it than the token budget counts: ids, times, signatures."""
 
@@ -332,7 +333,7 @@ def _as_model_message(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _storable_event(event: EngineEvent) -> EngineEvent:
     """The event as readers and Postgres will both have it: what is streamed is what is kept."""
-    if isinstance(event, MessageDelta | ReasoningDelta):
+    if isinstance(event, _DELTAS):
         text = storable(event.text)
         return event if text is event.text else type(event)(text)
     match event:

@@ -43,7 +43,7 @@ class _Rendered:
 
 
 class FastGetTurn:
-    """See the module. Callable as `api.hot_routes.Answer`."""
+    """See the module. Callable as `api.hot_routes.FastAnswer`."""
 
     def __init__(self, api_keys: ApiKeys, reads: GroupRead, turns: TurnService) -> None:
         self._api_keys = api_keys
@@ -52,23 +52,23 @@ class FastGetTurn:
         self._rendered: OrderedDict[str, _Rendered] = OrderedDict()
         self._bytes = 0
 
-    async def __call__(self, scope: Scope, text: str, send: Send) -> bool:
-        """Answers 200 or 304; False for everything else."""
+    async def __call__(self, scope: Scope, text: str, send: Send) -> int | None:
+        """Answers 200 or 304; None for everything else."""
         asked = self._read(scope["headers"])
         if asked is None or not _UUID_CHARS.issuperset(text.encode()):
-            return False
+            return None
         principal, wanted_tag = asked
         rendered = await self._render(principal, text)
         if rendered is None or (wanted_tag and wanted_tag != rendered.tag):
-            return False
+            return None
         if wanted_tag:
             head = [pair for pair in rendered.head if not pair[0].startswith(b"content-")]
             await send({"type": "http.response.start", "status": 304, "headers": head})
             await send({"type": "http.response.body", "body": b""})
-        else:
-            await send({"type": "http.response.start", "status": 200, "headers": rendered.head})
-            await send({"type": "http.response.body", "body": rendered.body})
-        return True
+            return 304
+        await send({"type": "http.response.start", "status": 200, "headers": rendered.head})
+        await send({"type": "http.response.body", "body": rendered.body})
+        return 200
 
     def _read(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Principal, bytes] | None:
         """Who asks, and the version they have; None when there is anything unusual."""

@@ -45,8 +45,9 @@ def build_turn(
     if key is None and key_from_message and _is_usable_key(client_message_id):
         key = client_message_id
         scope = f"chat-message:{principal.user_id}:{thread_id}"
+    turn_id = new_id()
     return NewTurn(
-        id=new_id(),
+        id=turn_id,
         principal=principal,
         thread_id=thread_id,
         input_message_id=new_id(),
@@ -59,7 +60,7 @@ def build_turn(
         concurrency_key=concurrency_key,
         conflict_policy=policy,
         idempotency_scope=scope,
-        idempotency_key=key or str(new_id()),
+        idempotency_key=key or str(turn_id),
         client_chose_key=key is not None,
         fingerprint=fingerprint,
     )

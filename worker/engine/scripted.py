@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from typing import Any, Final
@@ -50,6 +50,9 @@ class _ScriptedRun:
         self._calls: list[tuple[str, ScriptedToolCall]] = []
         self._results_given = 0
         self._ended = False
+        self._interval_s = script.interval_ms / 1000
+        self._due = 0.0
+        """When the next delta is to be said, on the loop's clock."""
         self._started_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
     async def events(self) -> AsyncGenerator[EngineEvent, None]:
@@ -57,45 +60,45 @@ class _ScriptedRun:
         try:
             if script.start_delay_ms:
                 await asyncio.sleep(script.start_delay_ms / 1000)
-            async for text in self._paced(_reasoning_words(script), self._reasoning, None):
-                yield ReasoningDelta(text=text)
+            self._due = asyncio.get_running_loop().time()
+            for text in _reasoning_words(script):
+                if self._interval_s or len(self._reasoning) % _YIELD_EVERY == 0:
+                    await self._pause()
+                self._reasoning.append(text)
+                yield ReasoningDelta(text)
             for event in self._tool_events():
                 yield event
-            async for text in self._paced(self._message_words(), self._words, script):
-                yield MessageDelta(text=text)
+            breaks = {script.fail_after, script.hang_after}
+            for text in self._message_words():
+                count = len(self._words)
+                if count in breaks:
+                    await self._break(count)
+                if self._interval_s or count % _YIELD_EVERY == 0:
+                    await self._pause()
+                self._words.append(text)
+                yield MessageDelta(text)
+            await self._break(len(self._words))
             self._ended = True
         except asyncio.CancelledError:
             if script.ignore_cancel_ms:
                 await asyncio.sleep(script.ignore_cancel_ms / 1000)
             raise
 
-    async def _paced(
-        self, words: Iterator[str], said: list[str], breaks: Script | None
-    ) -> AsyncIterator[str]:
-        """`words` at the script's interval, kept in `said`; with `breaks`, fails and hangs."""
-        interval_s = self._script.interval_ms / 1000
-        fail_after = breaks.fail_after if breaks else None
-        hang_after = breaks.hang_after if breaks else None
-        clock = asyncio.get_running_loop().time
-        due = clock()
-        for word in words:
-            count = len(said)
-            if count == fail_after:
-                self._fail()
-            if count == hang_after:
-                await self._hang()
-                due = clock()
-            if interval_s:
-                await asyncio.sleep(max(0.0, due - clock()))
-                due += interval_s
-            elif count % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            said.append(word)
-            yield word
-        if len(said) == fail_after:
+    async def _pause(self) -> None:
+        """To the next delta's time; without an interval, a moment for others."""
+        if not self._interval_s:
+            await asyncio.sleep(0)
+            return
+        await asyncio.sleep(max(0.0, self._due - asyncio.get_running_loop().time()))
+        self._due += self._interval_s
+
+    async def _break(self, count: int) -> None:
+        """Fails or hangs where the script says so."""
+        if count == self._script.fail_after:
             self._fail()
-        if len(said) == hang_after:
+        if count == self._script.hang_after:
             await self._hang()
+            self._due = asyncio.get_running_loop().time()
 
     def _tool_events(self) -> Iterator[ToolCall | ToolResult]:
         for number, call in enumerate(self._script.tool_calls):

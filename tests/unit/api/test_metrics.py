@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.metrics import CountRequests, serve_metrics
+from api.metrics import CountRequests, RequestCounter, serve_metrics
 from api.openapi import Operation, routes_from
 from api.problems import EXCEPTION_HANDLERS
 from shared.errors import PostgresUnavailable
@@ -35,7 +35,7 @@ def make_client(metrics: Metrics) -> httpx.AsyncClient:
         exception_handlers=dict(EXCEPTION_HANDLERS),
     )
     app.state.metrics = metrics
-    app.add_middleware(CountRequests, metrics=metrics)
+    app.add_middleware(CountRequests, counter=RequestCounter(metrics))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from shared.errors import TurnFailed
 from shared.metrics import Metrics
+from shared.postgres.pool import Database
 from shared.settings import Settings
 from shared.turn.events import Event, MessageDelta
 from worker.engine.base import EngineEvent, EngineResult
@@ -39,7 +40,7 @@ async def test_a_log_that_is_full_closes_the_stream_of_the_model() -> None:
     settings = Settings(database_url="x", redis_url="x", key_pepper="a pepper for tests")
     nothing = cast("Any", None)
     runner = TurnRunner(
-        database=nothing,
+        database=Database("postgresql://nowhere", size=1),
         dispatch=nothing,
         writer=nothing,
         engines=nothing,
