@@ -9,13 +9,17 @@ decided here: `MAX_HEAD_BYTES`, `HEAD_TIMEOUT_S`. Bodies have bounds of their ow
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.problems import problem_body
+from shared.lean_event import LeanEvent
 
+CONNECTION: Final = "turnkeep.connection"
 MAX_HEAD_BYTES: Final = 65_536
 HEAD_TIMEOUT_S: Final = 10.0
 
@@ -57,11 +61,40 @@ class TickWriter:
             self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
 
+class Pipeline(list[Any]):
+    """Requests that wait for the one before them: nearly always none, so no 700-byte deque."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: Any) -> None:
+        """Adds the request that is last."""
+        self.insert(0, item)
+
+
+class LeanFlow(FlowControl):
+    """uvicorn's flow control, with a smaller event."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.read_paused = False
+        self.write_paused = False
+        writable: Any = LeanEvent()
+        writable.set()
+        self._is_writable_event = writable
+
+
 class BoundedConnection(HttpToolsProtocol):
-    """Refuses a head (or trailers) that is too large, closes where one does not arrive in time."""
+    """Refuses a head (or trailers) that is too large, closes where one does not arrive in time.
+
+    Under `CONNECTION` a request's scope names it: a response may ask to be told when the client
+    leaves, which takes no task.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        waiting: Any = Pipeline()
+        self.pipeline = waiting
+        self.on_lost: Callable[[], None] | None = None
         self._head_bytes = 0
         """Of the present message: what its request line, header fields and trailers have."""
         self._unparsed_bytes = 0
@@ -72,12 +105,15 @@ class BoundedConnection(HttpToolsProtocol):
         """Begins the wait for the first head."""
         writer: Any = TickWriter(transport, self.loop)
         super().connection_made(writer)
+        self.flow = LeanFlow(writer)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends every wait."""
         self._stop_head_timer()
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         """Parses; what the parser only gathers is bounded as well."""
@@ -108,7 +144,10 @@ class BoundedConnection(HttpToolsProtocol):
         """The head is there: the request begins."""
         self._unparsed_bytes = 0
         self._stop_head_timer()
+        self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]  # ours
         super().on_headers_complete()
+        arrived: Any = LeanEvent()
+        self.cycle.message_event = arrived
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body."""

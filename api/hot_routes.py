@@ -80,6 +80,7 @@ class HotRoutes:
             response = await _handler_of(error)(request, error)
         status = getattr(response, "status_code", HTTPStatus.OK.value)
         self._counter.count(scope["method"], route.path, status, time.perf_counter() - began)
+        del request  # a stream may last for long
         await response(scope, receive, send)
         return True
 

@@ -16,16 +16,19 @@ from uuid import UUID
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from api.connection import CONNECTION, BoundedConnection
 from api.stream_keeper import StreamKeeper
 from api.streams.encoder import StreamEncoder
 from shared.errors import TurnNotFound
 from shared.metrics import Metrics
 from shared.service.follow import Follower, FollowHub
 from shared.settings import Settings
+from shared.turn.events import EventBatch
 from shared.turn.model import Principal
 
 log = structlog.get_logger(__name__)
 
+PIECE_BYTES: Final = 65_536
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -100,7 +103,11 @@ class EventStreamResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the stream; returns when it has ended or the client has left."""
         context = self._context
-        self._receive = receive
+        connection: BoundedConnection | None = scope.get(CONNECTION)
+        if connection is None:
+            self._receive = receive
+        else:
+            connection.on_lost = self._leave
         self._began = self._spoke = asyncio.get_running_loop().time()
         place = context.keeper.add(self)
         context.metrics.open_streams.inc()
@@ -110,6 +117,8 @@ class EventStreamResponse:
         except (TimeoutError, OSError):
             log.info("stream.client_stalled", turn_id=str(self._follower.turn_id))
         finally:
+            if connection is not None:
+                connection.on_lost = None
             context.keeper.remove(self, place)
             context.metrics.open_streams.dec()
             if self._watch is not None:
@@ -122,7 +131,7 @@ class EventStreamResponse:
         """See `api.stream_keeper.Stream`."""
         settings = self._context.settings
         if self._watch is None and self._receive is not None:
-            # Not at once: most streams are over before anybody could leave them.
+            # Only under a server that is not ours, and not at once: most streams are short.
             self._watch = asyncio.create_task(self._watch_client(self._receive))
         if self._sending_since is not None:
             if now - self._sending_since >= settings.send_timeout_s:
@@ -142,6 +151,9 @@ class EventStreamResponse:
     async def _watch_client(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             continue
+        self._leave()
+
+    def _leave(self) -> None:
         self._client_left = True
         self._follower.interrupt()
 
@@ -164,21 +176,33 @@ class EventStreamResponse:
 
     async def _relay(self, send: Send) -> bytes:
         """Passes events on until the end; returns what is left to say."""
-        follower, encoder = self._follower, self._encoder
+        follower = self._follower
         while not follower.is_done.is_set():
             batches = await follower.read()
             if self._client_left or self._revoked:
                 return b""
             if batches:
-                data = b"".join(map(encoder.encode, batches))
+                data = await self._send_all_but_last(send, batches)
                 if follower.is_done.is_set():
                     return data
                 await self._send(send, data)
             elif self._must_speak:
-                await self._send(send, encoder.keep_alive())
+                await self._send(send, self._encoder.keep_alive())
             if self._over or self._context.is_draining():
-                return encoder.reconnect()
+                return self._encoder.reconnect()
         return b""
+
+    async def _send_all_but_last(self, send: Send, batches: list[EventBatch]) -> bytes:
+        """Encodes and sends in pieces, so that a slow reader costs a piece and not a page."""
+        pieces: list[bytes] = []
+        size = 0
+        for batch in batches:
+            if size >= PIECE_BYTES:
+                await self._send(send, b"".join(pieces))
+                pieces, size = [], 0
+            pieces.append(self._encoder.encode(batch))
+            size += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _send(self, send: Send, data: bytes, *, is_last: bool = False) -> None:
         """Sends; who does not take it for `send_timeout_s` is given up by `look`."""

@@ -29,7 +29,7 @@ from shared.turn.events import Event, encode_event
 
 log = structlog.get_logger(__name__)
 
-ENTRY_MAX_BYTES: Final = 32_768
+ENTRY_MAX_BYTES: Final = 16_384
 """One log entry holds at most so many bytes (or one event), which bounds a reader's page."""
 _RETRY_PAUSE_S: Final = 0.1
 

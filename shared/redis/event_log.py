@@ -27,7 +27,7 @@ class LogNames(NamedTuple):
 
 
 ScriptCall = tuple[tuple[str, ...], tuple[Argument, ...]]
-READ_PAGE: Final = 64
+READ_PAGE: Final = 16
 """Entries per read: a reader's memory is bounded by so many flushes."""
 
 

@@ -11,7 +11,6 @@ own pace.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Self
@@ -20,6 +19,7 @@ from uuid import UUID
 import structlog
 
 from shared.errors import PostgresUnavailable, RedisUnavailable, TurnNotFound
+from shared.lean_event import LeanEvent
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
@@ -186,15 +186,15 @@ class Follower:
     def __init__(self, hub: FollowHub, turn_id: UUID, turn: Turn | None, after: Cursor) -> None:
         self.turn_id = turn_id
         self.cursor = after
-        self.is_done = asyncio.Event()
+        self.is_done = LeanEvent()
         """Set once `turn.ended` was handed out, or the reader left."""
         self._hub = hub
         self._turn = turn
         self._is_new = turn is None
-        self._live: deque[EventBatch] = deque()
+        self._live: list[EventBatch] = []
         self._live_bytes = 0
         self._from_log = True
-        self._heard = asyncio.Event()
+        self._heard = LeanEvent()
         self._ended_count = 1 if turn is not None and turn.is_terminal else 0
         self._skip_to_end = False
         self._interrupted = False
@@ -281,16 +281,15 @@ class Follower:
             if self._interrupted or (left_s is not None and left_s <= 0):
                 self._interrupted = False
                 return []
-            if not self._heard.is_set():
+            if left_s is None and not self._from_log:
+                await self._heard.wait()
+            else:
                 await self._wait(left_s)
         return []
 
     async def _wait(self, timeout_s: float | None) -> None:
         if self._from_log:  # Redis is away
-            timeout_s = min(timeout_s or AWAY_POLL_S, AWAY_POLL_S)
-        if timeout_s is None:
-            await self._heard.wait()
-            return
+            timeout_s = AWAY_POLL_S if timeout_s is None else min(timeout_s, AWAY_POLL_S)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._heard.wait()
@@ -347,27 +346,22 @@ class Follower:
         return 1 if turn.is_terminal else 0
 
     def _take_live(self) -> list[EventBatch]:
+        live, self._live, self._live_bytes = self._live, [], 0
         batches: list[EventBatch] = []
         place = self.cursor
-        while self._live:
-            batch = self._live.popleft()
+        for batch in live:
             if batch.attempt == place.attempt and batch.first_seq == place.seq + 1:
-                batches.append(batch)
-                place = batch.last
-                continue
-            rest = batch.after(place)
-            if rest is None or rest.attempt < place.attempt:
-                continue
-            follows = rest.first_seq == (place.seq + 1 if rest.attempt == place.attempt else 1)
-            if not follows:
-                self._drop_live()
-                self._from_log = True
-                self._heard.set()
-                break
+                rest = batch
+            else:
+                unseen = batch.after(place)
+                if unseen is None or unseen.attempt < place.attempt:
+                    continue
+                if unseen.first_seq != (place.seq + 1 if unseen.attempt == place.attempt else 1):
+                    self._look_again()
+                    break
+                rest = unseen
             batches.append(rest)
             place = rest.last
-        if not self._live:
-            self._live_bytes = 0
         return batches
 
     def _pass_on(self, batches: list[EventBatch]) -> list[EventBatch]:
