@@ -28,8 +28,8 @@ from shared.service.threads import ThreadService
 from shared.settings import Settings
 
 OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
-HOT = ("stream_turn", "submit_turn", "get_turn")
-"""Ids of the operations that nearly all requests ask for."""
+HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
+"""Ids of the operations that nearly all requests ask for, or that stay for long."""
 
 
 class Application(Starlette):

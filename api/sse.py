@@ -163,6 +163,7 @@ class EventStreamResponse:
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
+        self.raw_headers = []  # said, and no longer needed
         first = self._encoder.open(self._follower.cursor)
         if self._position is not None:
             first += self._encoder.queued(self._position)

@@ -21,6 +21,8 @@ from shared.service.turns import TurnService
 log = structlog.get_logger(__name__)
 
 PAGE: Final = 500
+STALLED_PAGE: Final = 20_000
+"""Pending turns looked at in one pass: 40 ms of Postgres, however many wait."""
 STALLED_AFTER_S: Final = 1.5
 EXPIRE_PAGE: Final = 100
 
@@ -89,10 +91,13 @@ class Sweeper:
 
     async def _restore_stalled(self) -> None:
         rows = await self._database.fetch_many(
-            "list_stalled_heads", self._stalled_after_seq, PAGE, STALLED_AFTER_S
+            "list_stalled_heads", self._stalled_after_seq, STALLED_PAGE, STALLED_AFTER_S
         )
-        self._stalled_after_seq = rows[-1]["accept_seq"] if len(rows) == PAGE else 0
+        looked_at, looked_to = rows[0]["looked_at"], rows[0]["looked_to"]
+        self._stalled_after_seq = looked_to if looked_at == STALLED_PAGE else 0
         for row in rows:
+            if row["id"] is None:
+                continue
             await self._dispatch.settle(
                 LineChange(
                     row["tenant_id"],

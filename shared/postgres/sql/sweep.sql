@@ -23,41 +23,58 @@ order by t.accept_seq
 limit $2;
 
 -- name: list_stalled_heads :many
--- Pending turns that could run now and have waited: Redis may have forgotten them.
--- $1 after seq  $2 most  $3 waited s   -- scope: system
-select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq,
-    array(
-        select busy.id
-        from turns busy
-        where busy.tenant_id = t.tenant_id
-            and busy.concurrency_key = t.concurrency_key
-            and busy.status = {target:claim}
-        order by busy.slot
-    ) as running_ids
-from turns t
-where t.status in ({sources:claim})
-    and t.accept_seq > $1
-    and t.updated_at < now() - make_interval(secs => $3)
-    and (t.expires_at > now() or t.started_at is not null)
-    and t.id = (
-        select head.id
-        from turns head
-        where head.tenant_id = t.tenant_id
-            and head.concurrency_key = t.concurrency_key
-            and head.status in ({active})
-            and (head.status in ({sources:claim})) is true
-        order by head.accept_seq
-        limit 1
-    )
-    and t.max_running > (
-        select count(*)
-        from turns busy
-        where busy.tenant_id = t.tenant_id
-            and busy.concurrency_key = t.concurrency_key
-            and busy.status = {target:claim}
-    )
-order by t.accept_seq
-limit $2;
+-- Pending turns that could run now and have waited: Redis may have forgotten them. Looks at so many
+-- and tells in every row how far that was; the only row may have no turn.
+-- $1 after seq  $2 most looked at  $3 waited s   -- scope: system
+with page as materialized (
+    select
+        t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq, t.updated_at,
+        t.expires_at, t.started_at
+    from turns t
+    where t.status in ({sources:claim}) and t.accept_seq > $1
+    order by t.accept_seq
+    limit $2
+),
+looked as (
+    select count(*) as looked_at, max(p.accept_seq) as looked_to
+    from page p
+),
+stalled as (
+    select
+        p.id, p.tenant_id, p.concurrency_key, p.max_running, p.accept_seq,
+        array(
+            select busy.id
+            from turns busy
+            where busy.tenant_id = p.tenant_id
+                and busy.concurrency_key = p.concurrency_key
+                and busy.status = {target:claim}
+            order by busy.slot
+        ) as running_ids
+    from page p
+    where p.updated_at < now() - make_interval(secs => $3)
+        and (p.expires_at > now() or p.started_at is not null)
+        and p.id = (
+            select head.id
+            from turns head
+            where head.tenant_id = p.tenant_id
+                and head.concurrency_key = p.concurrency_key
+                and head.status in ({active})
+                and (head.status in ({sources:claim})) is true
+            order by head.accept_seq
+            limit 1
+        )
+        and p.max_running > (
+            select count(*)
+            from turns busy
+            where busy.tenant_id = p.tenant_id
+                and busy.concurrency_key = p.concurrency_key
+                and busy.status = {target:claim}
+        )
+)
+select s.*, l.looked_at, l.looked_to
+from looked l
+left join stalled s on true
+order by s.accept_seq;
 
 -- name: list_claimable_heads :many
 -- What a worker claims from Postgres while Redis is away: oldest heads of keys with a free

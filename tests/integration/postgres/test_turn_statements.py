@@ -413,4 +413,20 @@ async def test_stalled_heads_are_those_that_could_run(
     assert [row["id"] for row in rows] == [head.id, two.id]
     rows = await desk.database.fetch_many("list_claimable_heads", 100)
     assert [row["id"] for row in rows] == [head.id, two.id]
-    assert await desk.database.fetch_many("list_stalled_heads", 0, 100, 60.0) == []
+    (nothing,) = await desk.database.fetch_many("list_stalled_heads", 0, 100, 60.0)
+    assert (nothing["id"], nothing["looked_at"]) == (None, 5)
+
+
+async def test_stalled_heads_are_looked_for_a_page_at_a_time(
+    desk: Desk, make_turn: MakeTurn
+) -> None:
+    turns = [(await accept_many(desk, make_turn, 1, key=f"k{n}"))[0] for n in range(5)]
+    found, after = [], 0
+    for _ in range(3):
+        rows = await desk.database.fetch_many("list_stalled_heads", after, 2, -1.0)
+        found += [row["id"] for row in rows if row["id"] is not None]
+        assert rows[0]["looked_at"] == len(rows)
+        after = rows[0]["looked_to"]
+    assert found == [turn.id for turn in turns]
+    (past,) = await desk.database.fetch_many("list_stalled_heads", after, 2, -1.0)
+    assert (past["id"], past["looked_at"], past["looked_to"]) == (None, 0, None)
