@@ -21,14 +21,20 @@ from shared.metrics import Metrics
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.histories import Histories
 from shared.postgres.pool import Database
-from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
-from shared.service.follow import ended_event
 from shared.settings import Settings
-from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, TurnStarted
+from shared.turn.events import (
+    MessageDelta,
+    ReasoningDelta,
+    ToolCall,
+    ToolResult,
+    TurnEnded,
+    TurnError,
+    TurnStarted,
+)
 from shared.turn.messages import preview
-from shared.turn.model import ClaimedTurn, Turn
+from shared.turn.model import ClaimedTurn, duration_s
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
 from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
@@ -185,14 +191,17 @@ class TurnRunner:
             log.info("turn.commit_refused", turn_id=str(turn.id), attempt=turn.attempt)
             self._writer.forget(turn_log)
             return
-        turn_log.append(ended_event(ended), final=True)
+        turn_log.append(ended, final=True)
         await self._publish(turn_log, turn)
-        self._report(ended)
+        self._report(turn, ended)
 
     async def _commit(
         self, held: HeldTurn, turn_log: TurnLog, ending: Ending, result: EngineResult
-    ) -> Turn | None:
-        """Compare-and-set on (turn, attempt), repeated until Postgres has answered."""
+    ) -> TurnEnded | None:
+        """Compare-and-set on (turn, attempt), repeated until Postgres has answered.
+
+        None: refused, the turn is somebody else's.
+        """
         turn = held.turn
         arguments = _end_arguments(turn, turn_log, ending, result)
         is_retry = False
@@ -211,10 +220,10 @@ class TurnRunner:
                 if not result.messages:
                     raise
                 log.warning("turn.unstorable", turn_id=str(turn.id), exc_info=error)
-                result = EngineResult(usage=result.usage)
-                arguments = _end_arguments(turn, turn_log, _without_messages(ending), result)
+                result, ending = EngineResult(usage=result.usage), _without_messages(ending)
+                arguments = _end_arguments(turn, turn_log, ending, result)
                 continue
-            return None if row is None else turn_from_row(row)
+            return None if row is None else _ended_event(turn, ending, result, row)
         return None
 
     async def _find_own_ending(self, turn: ClaimedTurn, last_seq: int) -> asyncpg.Record | None:
@@ -241,18 +250,18 @@ class TurnRunner:
         except (RedisUnavailable, RedisReplyError) as error:
             log.warning("turn.slot_unreleased", turn_id=str(turn.id), error=str(error))
 
-    def _report(self, turn: Turn) -> None:
-        self._metrics.turns_ended.labels(status=turn.status).inc()
+    def _report(self, turn: ClaimedTurn, ended: TurnEnded) -> None:
+        self._metrics.turns_ended.labels(status=ended.status).inc()
         log.info(
             "turn.ended",
             turn_id=str(turn.id),
             thread_id=str(turn.thread_id),
-            status=str(turn.status),
+            status=str(ended.status),
             model_id=turn.model_id,
             attempt=turn.attempt,
-            duration_s=turn.duration_s,
-            output_tokens=turn.usage.output_tokens if turn.usage else 0,
-            error_code=turn.error["code"] if turn.error else None,
+            duration_s=ended.duration_s,
+            output_tokens=ended.usage.output_tokens if ended.usage else 0,
+            error_code=ended.error.code if ended.error else None,
         )
 
 
@@ -309,6 +318,19 @@ def _end_arguments(
         messages,
         preview(text) if text else None,
         turn.thread_id,
+    )
+
+
+def _ended_event(
+    turn: ClaimedTurn, ending: Ending, result: EngineResult, row: asyncpg.Record
+) -> TurnEnded:
+    error = ending.error
+    return TurnEnded(
+        status=ending.status,
+        error=TurnError(code=error.error_code, message=error.message) if error else None,
+        usage=result.usage,
+        output_message_id=str(turn.output_message_id) if _answer(result) else None,
+        duration_s=duration_s(row["started_at"], row["ended_at"]),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.turn.events import Usage
-from shared.turn.model import ClaimedTurn, Turn
+from shared.turn.model import ClaimedTurn, NewTurn, Turn
 from shared.turn.state import TurnStatus
 
 if TYPE_CHECKING:
@@ -43,6 +43,36 @@ def turn_from_row(row: asyncpg.Record) -> Turn:
         ended_at=row["ended_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+    )
+
+
+def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
+    """What `accept_turns` has made of `new`."""
+    return Turn(
+        id=new.id,
+        tenant_id=new.principal.tenant_id,
+        user_id=new.principal.user_id,
+        thread_id=new.thread_id,
+        status=TurnStatus.PENDING,
+        attempt=0,
+        accept_seq=row["accept_seq"],
+        input_message_id=new.input_message_id,
+        planned_output_message_id=new.planned_output_message_id,
+        output_message_id=None,
+        model_id=new.model_id,
+        settings=new.settings,
+        concurrency_key=new.concurrency_key,
+        max_running=row["max_running"],
+        idempotency_key=new.idempotency_key if new.client_chose_key else None,
+        usage=None,
+        error=None,
+        worker_id=None,
+        last_seq=0,
+        cancel_requested_at=None,
+        started_at=None,
+        ended_at=None,
+        created_at=row["created_at"],
+        updated_at=row["created_at"],
     )
 
 

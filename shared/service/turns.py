@@ -21,7 +21,7 @@ from shared.metrics import Metrics
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database, Transaction
-from shared.postgres.rows import turn_from_row
+from shared.postgres.rows import accepted_turn, turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.control import Control
 from shared.redis.dispatch import Dispatch, LineChange
@@ -94,7 +94,7 @@ class TurnService:
             row = None
         if row is None:
             return await self._find_replay(new)
-        turn = turn_from_row(row)
+        turn = accepted_turn(new, row)
         self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no").inc()
         return Accepted(turn, replayed=False, position=row["position"])

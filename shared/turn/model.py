@@ -109,9 +109,14 @@ class Turn:
     @property
     def duration_s(self) -> float | None:
         """From the first claim to the end, to the millisecond; None before the end."""
-        if self.started_at is None or self.ended_at is None:
-            return None
-        return round((self.ended_at - self.started_at).total_seconds(), 3)
+        return duration_s(self.started_at, self.ended_at)
+
+
+def duration_s(started_at: datetime | None, ended_at: datetime | None) -> float | None:
+    """Seconds between the two, to the millisecond; None unless both are known."""
+    if started_at is None or ended_at is None:
+        return None
+    return round((ended_at - started_at).total_seconds(), 3)
 
 
 @dataclass(frozen=True, slots=True)

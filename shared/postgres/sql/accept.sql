@@ -5,6 +5,7 @@
 -- $8 raw messages  $9 models  $10 settings  $11 system prompts  $12 concurrency keys
 -- $13 idempotency scopes  $14 idempotency keys  $15 fingerprints  $16 show the keys
 -- $17 queue times in s  $18 previews  $19 titles
+-- What the caller knows already is not told again.
 -- Locks threads by id, then idempotency keys in order: batches of two processes never deadlock.
 with asked as materialized (
     select *
@@ -55,7 +56,9 @@ accepted as (
     from asked a
     join fresh f on f.turn_id = a.id
     order by a.place
-    returning *
+    returning
+        id, tenant_id, user_id, thread_id, concurrency_key, input_message_id, accept_seq,
+        max_running, created_at
 ),
 message as (
     insert into messages (
@@ -89,7 +92,7 @@ touched as (
     where t.id = any($4::uuid[]) and t.id = news.thread_id
 )
 select
-    n.*,
+    n.id, n.accept_seq, n.max_running, n.created_at,
     least(
         100,
         row_number() over (partition by n.tenant_id, n.concurrency_key order by n.accept_seq) - 1

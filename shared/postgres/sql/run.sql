@@ -223,6 +223,7 @@ where t.id = any($1::uuid[]) and (t.status = {target:claim}) is true;
 
 -- name: end_turns :many
 -- Compare-and-set of turns to a terminal status with messages and usage. No row = fenced.
+-- What the caller knows already is not told again.
 -- One array per column, one element per turn:
 -- $1 turns  $2 tenants  $3 attempts  $4 statuses  $5 error codes  $6 error messages  $7 usages
 -- $8 last seqs  $9 output messages  $10 messages, a JSON array each  $11 previews  $12 threads
@@ -256,7 +257,9 @@ ended as (
         and t.id = a.id
         and (t.tenant_id = a.tenant_id and t.attempt = a.attempt and t.status = {target:claim})
         is true
-    returning t.*
+    returning
+        t.id, t.tenant_id, t.thread_id, t.accept_seq, t.model_id, t.usage, t.output_message_id,
+        t.started_at, t.ended_at
 ),
 written as (
     insert into messages (
@@ -306,7 +309,7 @@ touched as (
     ) news
     where t.id = any($12::uuid[]) and t.id = news.thread_id
 )
-select e.*
+select e.id, e.started_at, e.ended_at
 from ended e;
 
 -- name: hand_back_turns :many

@@ -49,7 +49,8 @@ async def test_an_accept_writes_turn_message_key_and_thread_in_one(
     desk: Desk, make_turn: MakeTurn, admin: Any
 ) -> None:
     new = make_turn("Hello  there")
-    row = await desk.accept(new)
+    await desk.accept(new)
+    row = await desk.row(new.id, new.principal.tenant_id)
     assert (row["status"], row["attempt"], row["max_running"]) == ("pending", 0, 1)
     message = await admin.fetchrow("select * from messages where id = $1", new.input_message_id)
     assert (message["content"], message["role"], message["turn_seq"]) == (
@@ -202,7 +203,8 @@ async def test_only_the_present_attempt_ends_a_turn(desk: Desk, make_turn: MakeT
     await desk.reap(new.id, 1, ["w1"])
     await desk.claim(new.id, "w2")
     assert await desk.end(new, 1, text="stale") is None
-    row = await desk.end(new, 2, text="fresh")
+    assert await desk.end(new, 2, text="fresh") is not None
+    row = await desk.row(new.id, new.principal.tenant_id)
     assert (row["status"], row["attempt"], row["last_seq"]) == ("completed", 2, 7)
     assert await desk.end(new, 2, TurnStatus.FAILED) is None, "a terminal status is written once"
     output = await desk.database.fetch_many("list_output_messages", new.principal.tenant_id, new.id)
