@@ -36,6 +36,7 @@ from benchmarks.scenarios import (
     start,
     streams,
     submits,
+    two_apis,
 )
 from benchmarks.servers import Servers, run_servers
 from benchmarks.systems import OUR_BASELINE, Side
@@ -49,6 +50,7 @@ SCENARIOS: dict[str, Callable[[Side, Plan], list[Figures]]] = {
     "hop": hop.measure,
     "long-thread": long_thread.measure,
     "gets": gets.measure,
+    "two-apis": two_apis.measure,
     "idle-streams": idle_streams.measure,
     "cancel": cancel.measure,
     "long-turn": long_turn.measure,

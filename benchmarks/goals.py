@@ -70,6 +70,8 @@ GOALS = (
     Goal(
         "6 GET/s live, to its Postgres", "gets", "GET/s live", at_least=4, against="GET/s finished"
     ),
+    Goal("1 streamed turns/s, two API processes", "two-apis", "turns/s", at_least=8),
+    Goal("6 GET/s finished, two API processes", "two-apis", "GET/s finished", at_least=4),
     Goal("7 API KB per queued stream", "idle-streams", "API KB/stream, queued", at_most=14),
     Goal("7 API KB per silent stream", "idle-streams", "API KB/stream, silent", at_most=14),
     Goal(

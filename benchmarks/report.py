@@ -23,6 +23,7 @@ TITLES = {
     "first-delta": "First delta on an idle system",
     "hop": "From accept or enqueue to a worker, on an idle system",
     "gets": "Get Turn",
+    "two-apis": "Streams and gets with two API processes",
     "idle-streams": "Open streams on which nothing is said",
     "cancel": "From a cancel to silence",
     "long-turn": "100,000 deltas, 50 readers",

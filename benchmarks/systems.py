@@ -42,6 +42,7 @@ class Options:
     interval_ms: int = 0
     concurrency: int | None = None
     workers: int = 1
+    api_processes: int = 1
     threads: int = THREADS
     env: tuple[tuple[str, str], ...] = ()
     has_backlog: bool = False
@@ -287,6 +288,7 @@ class Side:
             "TURNKEEP_PORT": str(port),
             "TURNKEEP_LOG_LEVEL": "warning",
             "TURNKEEP_DRAIN_S": "2",
+            "TURNKEEP_API_PROCESSES": str(options.api_processes),
             **dict(options.env),
         }
         if options.concurrency is not None:
@@ -321,8 +323,8 @@ class Side:
         for number in range(options.workers):
             command = [self.python, "-m", f"{package}worker"]
             processes.start(f"worker{number or ''}", command, env, folder)
-        quiet = ["--no-access-log", "--log-level", "error"]
-        processes.start("api", [*server, *quiet], env, folder)
+        how = ["--no-access-log", "--log-level", "error", "--workers", str(options.api_processes)]
+        processes.start("api", [*server, *how], env, folder)
         await_port(port)
         system = Baseline(port, dsn, self.servers, options, processes)
         if options.workers:
