@@ -13,7 +13,12 @@ from shared.redis.keys import Keys
 from shared.turn.state import mermaid
 
 _ARCHITECTURE = Path("docs/architecture.md")
-_DOCUMENTS = [Path("README.md"), _ARCHITECTURE, *sorted(Path("docs/decisions").glob("*.md"))]
+_DOCUMENTS = [
+    Path("README.md"),
+    _ARCHITECTURE,
+    Path("docs/hot-path.md"),
+    *sorted(Path("docs/decisions").glob("*.md")),
+]
 _PATH = re.compile(r"`((?:api|benchmarks|deploy|docs|shared|tests|worker)/[\w./-]*)(?:::(\w+))?`")
 
 
