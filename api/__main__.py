@@ -71,6 +71,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         http=BoundedConnection,
+        ws="none",  # nobody here speaks it
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -22,6 +22,8 @@ from shared.lean_event import LeanEvent
 CONNECTION: Final = "turnkeep.connection"
 MAX_HEAD_BYTES: Final = 65_536
 HEAD_TIMEOUT_S: Final = 10.0
+FLUSH_BYTES: Final = 32_768
+"""What is written in one piece of so much leaves at once."""
 
 
 class HeadTooLargeError(Exception):
@@ -49,6 +51,8 @@ class TickWriter:
         if not self._chunks:
             self._loop.call_soon(self._flush)
         self._chunks.append(data)
+        if len(data) >= FLUSH_BYTES:
+            self._flush()  # the transport must be able to say that it is enough
 
     def close(self) -> None:
         """What was written is sent first."""
@@ -72,7 +76,10 @@ class Pipeline(list[Any]):
 
 
 class LeanFlow(FlowControl):
-    """uvicorn's flow control, with a smaller event."""
+    """uvicorn's flow control with a smaller event; its own `__init__` would make the large one.
+
+    A test holds the names.
+    """
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -111,6 +118,9 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends every wait."""
         self._stop_head_timer()
+        if self.cycle is not None:  # or nothing but the collector would free us
+            self.cycle.scope.pop(CONNECTION, None)  # type: ignore[typeddict-item]  # ours
+        self.pipeline.clear()
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -120,8 +130,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._unparsed_bytes += len(data)
         super().data_received(data)
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        if (cycle is None or cycle.response_complete) and self._unparsed_bytes:
-            self._expect_head()  # it has begun, and is not there yet
+        if cycle is None or cycle.response_complete:
+            # No request came of it: a piece of a head, blank lines, or the rest of a body that was
+            # answered early. uvicorn has stopped its own timer.
+            self._expect_head()
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -183,7 +195,7 @@ class BoundedConnection(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():
-            self.transport.close()
+            self.transport.abort()  # nobody waits for an answer
 
     def _refuse(self, status: HTTPStatus) -> None:
         body = problem_body(status, status.phrase)

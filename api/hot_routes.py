@@ -28,14 +28,18 @@ FastAnswer = Callable[[Scope, str, Send], Awaitable[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class HotRoute:
-    """An operation with one id in its path. `path` is what metrics call it."""
+    """An operation with one id in its path."""
 
     operation: Operation
-    path: str
     parameter: str
     prefix: str
     suffix: str
     answer: FastAnswer | None
+
+    @property
+    def path(self) -> str:
+        """What metrics call it."""
+        return self.operation.path
 
 
 class HotRoutes:
@@ -53,7 +57,7 @@ class HotRoutes:
             prefix, _, rest = operation.path.partition("{")
             parameter, _, suffix = rest.partition("}")
             answer = answers.get(operation.operation_id)
-            route = HotRoute(operation, operation.path, parameter, prefix, suffix, answer)
+            route = HotRoute(operation, parameter, prefix, suffix, answer)
             key = (operation.method, len(prefix) + UUID_CHARS + len(suffix))
             if key in self._routes:
                 raise ValueError(f"{operation.path} cannot be told from another hot route")
@@ -80,13 +84,11 @@ class HotRoutes:
             response = await _handler_of(error)(request, error)
         status = getattr(response, "status_code", HTTPStatus.OK.value)
         self._counter.count(scope["method"], route.path, status, time.perf_counter() - began)
-        del request  # a stream may last for long
+        del request, scope["path_params"]  # a stream may stay for long
         await response(scope, receive, send)
         return True
 
     def _find(self, scope: Scope) -> HotRoute | None:
-        if scope["type"] != "http":
-            return None
         path: str = scope["path"]
         route = self._routes.get((scope["method"], len(path)))
         if route is None or not (path.startswith(route.prefix) and path.endswith(route.suffix)):

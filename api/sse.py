@@ -28,7 +28,7 @@ from shared.turn.model import Principal
 
 log = structlog.get_logger(__name__)
 
-PIECE_BYTES: Final = 65_536
+PIECE_BYTES: Final = 32_768
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -56,9 +56,9 @@ class EventStreamResponse:
         "_context",
         "_encoder",
         "_follower",
+        "_is_old",
         "_limit",
         "_must_speak",
-        "_over",
         "_position",
         "_receive",
         "_revoked",
@@ -91,9 +91,10 @@ class EventStreamResponse:
         self._position = position
         self._client_left = False
         self._revoked = False
-        self._over = False
-        """Old enough: the reader is asked to come again."""
+        self._is_old = False
+        """The reader is asked to come again."""
         self._must_speak = False
+        """Silent for `keep_alive_s`."""
         self._began = self._spoke = 0.0
         self._sending_since: float | None = None
         self._limit = asyncio.timeout(None)
@@ -104,10 +105,14 @@ class EventStreamResponse:
         """Sends the stream; returns when it has ended or the client has left."""
         context = self._context
         connection: BoundedConnection | None = scope.get(CONNECTION)
+        if connection is not None and connection.transport.is_closing():
+            connection = None  # it has left already: `receive` tells
         if connection is None:
             self._receive = receive
         else:
             connection.on_lost = self._leave
+            connection.flow.resume_reading()  # a large body may have paused it; leaving is read too
+            scope["headers"].clear()  # read by now: a stream may stay for long
         self._began = self._spoke = asyncio.get_running_loop().time()
         place = context.keeper.add(self)
         context.metrics.open_streams.inc()
@@ -137,7 +142,7 @@ class EventStreamResponse:
             if now - self._sending_since >= settings.send_timeout_s:
                 self._limit.reschedule(now)
         elif now - self._began >= settings.stream_max_age_s:
-            self._over = True
+            self._is_old = True
             self._follower.interrupt()
         elif now - self._spoke >= settings.keep_alive_s:
             self._must_speak = True
@@ -160,6 +165,7 @@ class EventStreamResponse:
     # -- the response
 
     async def _stream(self, send: Send) -> None:
+        self._sending_since = asyncio.get_running_loop().time()
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
@@ -189,7 +195,7 @@ class EventStreamResponse:
                 await self._send(send, data)
             elif self._must_speak:
                 await self._send(send, self._encoder.keep_alive())
-            if self._over or self._context.is_draining():
+            if self._is_old or self._context.is_draining():
                 return self._encoder.reconnect()
         return b""
 

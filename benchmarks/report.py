@@ -33,17 +33,18 @@ TITLES = {
 }
 WORKLOAD = """\
 Both sides run on the same Postgres (fsync on) and the same Valkey, one API process and one worker
-each, one side at a time, each scenario on a fresh database; the load client and all servers share
-the cores. Turnkeep authenticates, keeps idempotency and order per key, loads the thread's history
-and keeps a log of events; the baseline does none of it. Turns go round 20,000 threads, so that a
-thread carries few of them. Every answer is checked: status, each delta, their order, the end.
-"Wrong answers" counts what failed; "turns not completed" is what Postgres says after the run.
-CPU is user and system time of a process with its children, over the turns that completed.
-Postgres commits come from pg_stat_database, which lags by up to a second: ± some percent; Redis
-commands include those inside scripts. Percentiles are nearest rank; those of idle systems (first
-delta, hop, cancel) are over the samples of all runs. A cancel between two deltas, 20 ms apart, is
-mostly followed by none: the end of the stream says more. A paced stream of the baseline falls
-behind by itself, waiting for each publish behind each pause: see also the most it makes at all."""
+each unless a title says otherwise, one side at a time, each scenario on a fresh database; the load
+client and all servers share the cores. Turnkeep authenticates, keeps idempotency and order per
+key, loads the thread's history and keeps a log of events; the baseline does none of it. Turns go
+round 20,000 threads, so that a thread carries few of them. Every answer is checked: status, each
+delta, their order, the end. "Wrong answers" counts what failed; "turns not completed" is what
+Postgres says after the run. CPU is user and system time of a process with its children, over the
+turns that completed. Postgres commits come from pg_stat_database, which lags by up to a second: ±
+some percent; Redis commands include those inside scripts. Percentiles are nearest rank; those of
+idle systems (first delta, hop, cancel) are over the samples of all runs. A cancel between two
+deltas, 20 ms apart, is mostly followed by none: the end of the stream says more. A paced stream of
+the baseline falls behind by itself, waiting for each publish behind each pause: see also the most
+it makes at all."""
 
 
 def medians(runs: Sequence[Figures]) -> Figures:

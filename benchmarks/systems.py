@@ -110,7 +110,7 @@ class _Processes:
 
 @dataclass
 class Turnkeep:
-    """One API process and one worker, with everything that the product does by default."""
+    """API and worker processes, as many as `options` says, with all that is on by default."""
 
     port: int
     dsn: str
@@ -203,7 +203,7 @@ class Turnkeep:
 
 @dataclass
 class Baseline:
-    """A plain Starlette + arq + asyncpg service, for comparison; see its own README."""
+    """A plain Starlette + arq + asyncpg service, for comparison; see `benchmarks/baseline`."""
 
     port: int
     dsn: str

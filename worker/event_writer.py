@@ -159,12 +159,13 @@ class EventWriter:
             self._dirty[turn_log] = None
 
     def flush(self, turn_log: TurnLog) -> bool:
-        """Sends what is unwritten now, before the next command; False when it has to wait."""
+        """Sends the next entry now, before the next command; whether nothing is left after it."""
         if turn_log.in_flight or turn_log.lost or turn_log.forgotten:
             return False
         self._dirty.pop(turn_log, None)
+        is_rest = turn_log.written + len(turn_log.next_chunk()) == turn_log.last_seq
         self._flush(turn_log)
-        return turn_log.written + len(turn_log.next_chunk()) == turn_log.last_seq
+        return is_rest
 
     def forget(self, turn_log: TurnLog) -> None:
         """Drops what is unwritten: the attempt is over or fenced."""

@@ -246,7 +246,8 @@ class TurnRunner:
                 log.warning("turn.end_unpublished", turn_id=str(turn.id))
         self._writer.forget(turn_log)
         try:
-            await (released or self._dispatch.settle(change))
+            if not await _succeeded(released):
+                await self._dispatch.settle(change)
         except (RedisUnavailable, RedisReplyError) as error:
             log.warning("turn.slot_unreleased", turn_id=str(turn.id), error=str(error))
 
@@ -263,6 +264,17 @@ class TurnRunner:
             output_tokens=ended.usage.output_tokens if ended.usage else 0,
             error_code=ended.error.code if ended.error else None,
         )
+
+
+async def _succeeded(reply: asyncio.Future[Any] | None) -> bool:
+    """Whether a command was sent and Redis has obeyed; else it is to be sent again."""
+    if reply is None:
+        return False
+    try:
+        await reply
+    except (RedisUnavailable, RedisReplyError):
+        return False
+    return True
 
 
 class _Drive:

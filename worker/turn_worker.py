@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 CLAIM_BATCH: Final = 32
 IDLE_WAIT_S: Final = 1
+"""An idle worker waits so long for a turn, then looks around; its reply may take the usual more."""
 JOBS_INTERVAL_S: Final = 1.0
 REDIS_AWAY_POLL_S: Final = 1.0
 _HAND_BACK_TIMEOUT_S: Final = 3.0

@@ -7,6 +7,7 @@ it is left to `api.chat.turns.get_turn`, which answers with the same bytes.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import structlog
 from starlette.types import Scope, Send
 
 from api.chat.schemas import turn_to_json
@@ -24,9 +26,11 @@ from shared.service.api_keys import ApiKeys
 from shared.service.turns import TurnService
 from shared.turn.model import Principal
 
+log = structlog.get_logger(__name__)
+
 KEPT_TURNS: Final = 4096
 KEPT_BYTES: Final = 16 * 1024 * 1024
-_UUID_CHARS: Final = frozenset(b"0123456789abcdef-")
+_PLAIN_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UNUSUAL: Final = frozenset({b"prefer", b"x-api-key"})
 """With one of these headers a request is not for us."""
 
@@ -35,11 +39,17 @@ _UNUSUAL: Final = frozenset({b"prefer", b"x-api-key"})
 class _Rendered:
     """A turn's response at one version."""
 
+    turn_id: UUID
     principal: Principal
     version: tuple[int, str, datetime]
     tag: bytes
     head: list[tuple[bytes, bytes]]
     body: bytes
+
+
+def _plain_uuid(text: str) -> UUID | None:
+    """The id that is written in the usual way; None for everything else."""
+    return UUID(text) if _PLAIN_UUID.fullmatch(text) else None
 
 
 class FastGetTurn:
@@ -55,61 +65,54 @@ class FastGetTurn:
     async def __call__(self, scope: Scope, text: str, send: Send) -> int | None:
         """Answers 200 or 304; None for everything else."""
         asked = self._read(scope["headers"])
-        if asked is None or not _UUID_CHARS.issuperset(text.encode()):
+        known = self._rendered.get(text)
+        turn_id = _plain_uuid(text) if known is None else known.turn_id
+        if asked is None or turn_id is None:
             return None
         principal, wanted_tag = asked
-        rendered = await self._render(principal, text)
-        if rendered is None or (wanted_tag and wanted_tag != rendered.tag):
+        try:
+            row = await self._reads.get(turn_id, principal.tenant_id, principal.user_id)
+            if row is None:
+                return None
+            version = (row["attempt"], row["status"], row["updated_at"])
+            if known is None or known.version != version or known.principal != principal:
+                known = await self._render(principal, text, turn_id)
+        except (TurnNotFound, PostgresUnavailable):
+            return None
+        except Exception:  # the ordinary way answers, in our dialect
+            log.exception("http.fast_answer_failed")
             return None
         if wanted_tag:
-            head = [pair for pair in rendered.head if not pair[0].startswith(b"content-")]
+            if wanted_tag != known.tag:
+                return None
+            head = [pair for pair in known.head if not pair[0].startswith(b"content-")]
             await send({"type": "http.response.start", "status": 304, "headers": head})
             await send({"type": "http.response.body", "body": b""})
             return 304
-        await send({"type": "http.response.start", "status": 200, "headers": rendered.head})
-        await send({"type": "http.response.body", "body": rendered.body})
+        await send({"type": "http.response.start", "status": 200, "headers": known.head})
+        await send({"type": "http.response.body", "body": known.body})
         return 200
 
     def _read(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Principal, bytes] | None:
         """Who asks, and the version they have; None when there is anything unusual."""
-        secret = wanted_tag = b""
+        secret: bytes | None = None
+        wanted_tag = b""
         for name, value in headers:
             if name in _UNUSUAL:
                 return None
             if name == b"authorization":
-                if secret:
+                if secret is not None:
                     return None
                 secret = value
             elif name == b"if-none-match":
                 if wanted_tag:
                     return None
                 wanted_tag = value
-        principal = self._api_keys.find_known(secret)
+        principal = None if secret is None else self._api_keys.find_known(secret)
         return None if principal is None else (principal, wanted_tag)
 
-    async def _render(self, principal: Principal, text: str) -> _Rendered | None:
-        """The turn's present rendering; None when the ordinary way must tell what is wrong."""
-        try:
-            turn_id = UUID(text)
-            row = await self._reads.get(turn_id, principal.tenant_id, principal.user_id)
-        except (ValueError, PostgresUnavailable):
-            return None
-        if row is None:
-            return None
-        version = (row["attempt"], row["status"], row["updated_at"])
-        known = self._rendered.get(text)
-        if known is not None and known.version == version and known.principal == principal:
-            self._rendered.move_to_end(text)
-            return known
-        return await self._render_anew(principal, text, turn_id)
-
-    async def _render_anew(
-        self, principal: Principal, text: str, turn_id: UUID
-    ) -> _Rendered | None:
-        try:
-            turn = await self._turns.get(principal, turn_id)
-        except (TurnNotFound, PostgresUnavailable):
-            return None
+    async def _render(self, principal: Principal, text: str, turn_id: UUID) -> _Rendered:
+        turn = await self._turns.get(principal, turn_id)
         body = turn_to_json(turn)
         head = [(name.encode(), value.encode()) for name, value in turn_headers(turn, None).items()]
         head += [
@@ -117,6 +120,7 @@ class FastGetTurn:
             (b"content-type", b"application/json"),
         ]
         rendered = _Rendered(
+            turn_id,
             principal,
             (turn.attempt, turn.status, turn.updated_at),
             entity_tag(turn).encode(),

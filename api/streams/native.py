@@ -15,6 +15,8 @@ RECONNECT_MS: Final = 1000
 class NativeEncoder:
     """See `api.streams.encoder.StreamEncoder`. Stored bytes are forwarded, not decoded."""
 
+    __slots__ = ()
+
     def open(self, cursor: Cursor) -> bytes:
         """The reconnect time; a frame without data, so that `id:` primes the client's cursor."""
         return b"retry: %d\nid: %s\n\n" % (RECONNECT_MS, str(cursor).encode())

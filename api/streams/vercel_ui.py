@@ -40,6 +40,18 @@ _BETWEEN_DELTAS: Final = b"}\n" + MESSAGE_DELTA_HEAD
 class VercelUIEncoder:
     """See `api.streams.encoder.StreamEncoder`. Keeps track of the parts that are open."""
 
+    __slots__ = (
+        "_attempt",
+        "_delta_head",
+        "_open_part",
+        "_part_count",
+        "_said_bytes",
+        "_said_sum",
+        "_step_is_open",
+        "_tools_answered",
+        "_turn",
+    )
+
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self._attempt = 0

@@ -45,13 +45,9 @@ class GroupRead:
             rows = await self._database.fetch_many(
                 "get_turn_versions", turn_ids, tenant_ids, user_ids
             )
-        except PostgresUnavailable as error:
+        except (PostgresUnavailable, asyncpg.PostgresError) as error:
             for ask in batch:
                 ask.fail(error)
-        except asyncpg.PostgresError as error:
-            refused = PostgresUnavailable(f"Postgres does not answer: {error!r}")
-            for ask in batch:
-                ask.fail(refused)
         else:
             found = {(row["id"], row["tenant_id"], row["user_id"]): row for row in rows}
             for ask in batch:

@@ -55,7 +55,7 @@ _UNAVAILABLE: Final = (
 
 
 class Transaction:
-    """Named queries inside one open transaction. Obtained from `Database.transaction`."""
+    """Named queries inside one open transaction. Handed out by `Database.run_in_transaction`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Who is woken, and in which order: lines per concurrency key, one ready set, the generation.
+"""Who runs next: lines per concurrency key, one ready set, the generation.
 
 Nothing here decides anything: a claim in Postgres does. Everything here can be rebuilt from there.
 """
@@ -108,8 +108,9 @@ class Dispatch:
     async def return_ready(self, ready: ReadyTurns) -> None:
         """Puts turns back at the head: who took them leaves."""
         keys = self._keys
+        now = await self._connection.call("GET", keys.clock) or b"0"
         for turn_id in ready.turn_ids:
-            await self._connection.call("ZADD", keys.ready, 0, str(turn_id))
+            await self._connection.call("ZADD", keys.ready, now, str(turn_id))
         await self._connection.call("EXPIRE", keys.ready, DISPATCH_TTL_S)
 
     async def read_generation(self) -> str | None:

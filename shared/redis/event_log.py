@@ -178,7 +178,7 @@ def _parse_entry(entry: list[object]) -> EventBatch:
 
 
 def parse_message(message: bytes) -> EventBatch:
-    """A published append as a batch, without the turn's id that comes first."""
+    """A published append as a batch; the turn's id in front is cut off already."""
     head, _, body = message.partition(b"\n")
     attempt, first_seq, _ = head.split(b" ")
     return EventBatch(int(attempt), int(first_seq), body.split(b"\n"))

@@ -104,5 +104,5 @@ def load_script(name: str) -> Script:
 
 
 def script_names() -> list[str]:
-    """Names of all scripts, for the tests that load each."""
+    """Names of all scripts."""
     return sorted(path.stem for path in _FOLDER.glob("*.lua"))

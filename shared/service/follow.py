@@ -67,7 +67,7 @@ class FollowHub:
         self.feed = feed
         self.is_draining = False
         self._followers: dict[UUID, set[Follower]] = {}
-        self._listeners: set[asyncio.Event] = set()
+        self._awaited_ends: set[asyncio.Event] = set()
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -119,11 +119,11 @@ class FollowHub:
                 ended.set()
 
         listener = self.feed.listen(turn_id, hear)
-        self._listeners.add(ended)
+        self._awaited_ends.add(ended)
         try:
             yield ended
         finally:
-            self._listeners.discard(ended)
+            self._awaited_ends.discard(ended)
             listener.close()
 
     def drain(self) -> None:
@@ -132,12 +132,14 @@ class FollowHub:
         for followers in self._followers.values():
             for follower in followers:
                 follower.interrupt()
-        for ended in self._listeners:
+        for ended in self._awaited_ends:
             ended.set()
 
     def remember(self, follower: Follower) -> None:
         """Counts a follower among those who are told of drains and ends."""
         self._followers.setdefault(follower.turn_id, set()).add(follower)
+        if self.is_draining:
+            follower.interrupt()  # it came too late to be told
 
     def forget(self, follower: Follower) -> None:
         """Ends what `remember` began."""
@@ -191,6 +193,7 @@ class Follower:
         self._hub = hub
         self._turn = turn
         self._is_new = turn is None
+        """It came before its turn was announced, and has missed nothing since."""
         self._live: list[EventBatch] = []
         self._live_bytes = 0
         self._from_log = True

@@ -3,7 +3,7 @@
 --
 -- turns.thread_id, tenant_id, user_id      accept_turns inserts only what joins a thread row that it
 --   has locked, by thread, tenant and user; the thread's own keys, which stay, hold tenant and user.
--- idempotency_keys.tenant_id, turn_id      the same join; its turn is inserted by the same statement.
+-- idempotency_keys.tenant_id               the same join.
 -- messages.thread_id, tenant_id, turn_id   every statement that writes a message (accept_turns,
 -- usage.turn_id, tenant_id                 end_turns, force_cancel, add_partial_text) takes the three
 --   from the row of `turns` that it writes in the same statement.

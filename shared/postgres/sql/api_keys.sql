@@ -7,7 +7,7 @@ where k.key_hash = $1
     and (k.expires_at is null or k.expires_at > now());
 
 -- name: is_api_key_valid :one
--- Whether a key may still be used; asked for open streams. $1 key  $2 tenant
+-- Whether a key may still be used; asked after a long wait. $1 key  $2 tenant
 select k.id
 from api_keys k
 where k.id = $1 and k.tenant_id = $2

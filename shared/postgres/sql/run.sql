@@ -213,13 +213,14 @@ where t.id = any($2::uuid[]) and t.id = kept.id
 returning t.id, t.attempt, t.cancel_requested_at is not null as cancel_requested;
 
 -- name: validate_attempts :many
--- Which (turn, attempt) pairs still run; asked before a lost log is opened again.
+-- Which (turn, attempt) pairs still run, or were ended by that very attempt: whoever else ends a turn
+-- raises the attempt. Asked before a lost log is opened again.
 -- $1 turns  $2 attempts   -- scope: system
 select t.id
 from turns t
 join unnest($1::uuid[], $2::integer[]) as held (id, attempt)
     on t.id = held.id and t.attempt = held.attempt
-where t.id = any($1::uuid[]) and (t.status = {target:claim}) is true;
+where t.id = any($1::uuid[]) and (t.status = {target:claim} or t.ended_at is not null) is true;
 
 -- name: end_turns :many
 -- Compare-and-set of turns to a terminal status with messages and usage. No row = fenced.

@@ -1,8 +1,7 @@
 -- Brings one concurrency key's line up to date in one step: forget what is over, note what runs,
 -- add what waits, then let heads take free slots. A head that takes a slot becomes ready under its
--- tenant's virtual start time: an idle worker that waits for one is handed it. Running it twice changes
--- nothing more.
--- Postgres decides all of this again at the claim; here is only who gets woken, and in which order.
+-- tenant's virtual start time, and an idle worker is handed it. Running it twice changes nothing.
+-- Postgres decides all of this again at the claim; here is only who is handed out, in which order.
 --
 -- KEYS: line busy ready clock tags
 -- ARGV: tenant max_running over running waiting reset ttl_s

@@ -18,6 +18,7 @@ def fast_answers(app: Starlette, monkeypatch: pytest.MonkeyPatch) -> list[int | 
     """What the fast Get Turn has returned so far: a status, or None when it passed on."""
     answers: list[int | None] = []
     fast = app.state.fast_get_turn
+    app.state.fast_get_turn_itself = fast
 
     async def answer(*args: Any) -> int | None:
         answers.append(await fast(*args))
@@ -92,7 +93,15 @@ async def test_a_turn_of_a_deleted_thread_is_gone_at_once(
     assert (await user.get(f"/turns/{turn['id']}")).status_code == 404
 
 
-@pytest.mark.parametrize("text", ["x" * 36, "{0192d3b4-7c1a-7a70-8000-0000000000}", "0" * 36])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 36,
+        "{0192d3b4-7c1a-7a70-8000-0000000000}",
+        "0" * 36,
+        "-0192d3b47c1a7a7080000000000000ff---",
+    ],
+)
 async def test_an_id_that_is_none_is_told_the_ordinary_way(user: User, text: str) -> None:
     await user.get(f"/turns/{new_id()}")
     fast, slow = await both(user, f"/turns/{text}")
@@ -122,3 +131,28 @@ async def test_postgres_away_is_told_in_our_dialect(
     monkeypatch.setattr(app.state.database, "_call", fail)
     answered = await user.get(f"/turns/{turn['id']}")
     assert (answered.status_code, answered.headers["retry-after"]) == (503, "2")
+
+
+async def test_two_credentials_are_refused_also_when_the_first_is_empty(
+    user: User, fast_answers: list[int | None]
+) -> None:
+    turn = (await user.submit(await user.thread())).json()
+    path = f"/turns/{turn['id']}"
+    assert (await user.get(path)).status_code == 200
+    good = user.headers.pop("authorization")
+    twice = [("authorization", ""), ("authorization", good)]
+    assert (await user.get(path, headers=twice)).status_code == 401
+    assert fast_answers == [200, None]
+
+
+async def test_a_defect_in_the_fast_answer_leaves_it_to_the_ordinary_way(
+    user: User, app: Starlette, monkeypatch: pytest.MonkeyPatch, fast_answers: list[int | None]
+) -> None:
+    turn = (await user.submit(await user.thread())).json()
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app.state.fast_get_turn_itself, "_render", fail)
+    assert (await user.get(f"/turns/{turn['id']}")).json()["id"] == turn["id"]
+    assert fast_answers == [None]

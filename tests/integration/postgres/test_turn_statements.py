@@ -432,3 +432,22 @@ async def test_stalled_heads_are_looked_for_a_page_at_a_time(
     assert found == [turn.id for turn in turns]
     (past,) = await desk.database.fetch_many("list_stalled_heads", after, 2, -1.0)
     assert (past["id"], past["looked_at"], past["looked_to"]) == (None, 0, None)
+
+
+async def test_an_attempt_stays_valid_for_its_log_when_it_has_ended_the_turn_itself(
+    desk: Desk, make_turn: MakeTurn
+) -> None:
+    ended, cancelled = await accept_many(desk, make_turn, 2)
+
+    async def valid(turn: NewTurn, attempt: int = 1) -> bool:
+        return bool(await desk.database.fetch_many("validate_attempts", [turn.id], [attempt]))
+
+    await desk.claim(ended.id)
+    assert await valid(ended)
+    await desk.end(ended, 1, text="said")
+    assert await valid(ended)
+    assert not await valid(ended, 2)
+    await desk.claim(cancelled.id)
+    await desk.request_cancel(cancelled)
+    await desk.force_cancel(cancelled, 1, "cut")
+    assert not await valid(cancelled), "somebody else has ended it"

@@ -78,7 +78,7 @@ async def assert_clean(api: Api) -> None:
     await wait_until(lambda: not api.database._calls, "driver calls have finished")
     assert not any(channel.listeners for channel in api.hub.feed._channels.values())
     assert api.hub._followers == {}
-    assert api.hub._listeners == set()
+    assert api.hub._awaited_ends == set()
     pool = api.database._pool
     if pool is not None:
         await wait_until(

@@ -124,6 +124,12 @@ async def test_an_interrupt_makes_a_read_return(stage: Stage) -> None:
         assert await reading == []
 
 
+async def test_a_reader_that_comes_during_a_drain_does_not_wait(stage: Stage) -> None:
+    stage.api.hub.drain()
+    async with asyncio.timeout(2), stage.api.hub.follow(stage.turn) as late:
+        assert await late.read() == []
+
+
 async def test_a_log_that_redis_refuses_to_read_is_told_from_postgres(
     stage: Stage, principal: Principal
 ) -> None:

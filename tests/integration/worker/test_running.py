@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import pytest
 
+from shared.errors import RedisUnavailable
 from shared.redis.event_log import LogNames
 from shared.turn.events import START, Cursor, MessageDelta, TurnEnded, TurnStarted
 from shared.turn.model import Principal, Turn
@@ -539,3 +541,18 @@ async def test_a_reader_does_not_wait_for_ever_for_an_end_that_is_never_publishe
     seen = events(await follow_all(api.hub, ended, Cursor(1, 5), patience_s=5))
     assert [event.type for event in seen] == ["turn.snapshot", "turn.ended"]
     assert text_of(seen) == text(6)
+
+
+async def test_a_slot_whose_release_was_lost_is_released_again(
+    api: Api, make_turn: MakeTurn, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start_worker()
+    lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    lost.set_exception(RedisUnavailable("lost"))
+    monkeypatch.setattr(worker.parts.dispatch, "send_settle", lambda _: lost)
+    monkeypatch.setattr(worker.parts.sweeper, "_restore_stalled", AsyncMock())
+    first = await api.submit(make_turn(deltas=1))
+    second = await api.submit(make_turn(deltas=1))
+    await api.end_of(first)
+    async with asyncio.timeout(2):
+        assert (await api.end_of(second)).status is TurnStatus.COMPLETED

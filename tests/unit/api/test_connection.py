@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -12,9 +15,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from api import connection
-from api.connection import MAX_HEAD_BYTES, BoundedConnection
+from api.connection import MAX_HEAD_BYTES, BoundedConnection, LeanFlow
 from tests.fixtures.waiting import wait_until
 
 
@@ -121,3 +125,42 @@ async def test_a_request_under_way_is_not_timed(port: int, monkeypatch: pytest.M
             assert await reader.readexactly(4) == b"here"
             await asyncio.sleep(0.05)
     writer.close()
+
+
+@pytest.mark.parametrize("late", [b"a", b"a" * 1000], ids=["a piece", "all of it"])
+async def test_a_body_that_comes_after_the_answer_keeps_no_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch, late: bytes
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(5):
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        await reader.readuntil(b"here")
+        writer.write(late)
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_connection_that_is_over_is_freed_without_the_collector(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[BoundedConnection]] = []
+    connection_made = BoundedConnection.connection_made
+
+    def remember(self: BoundedConnection, transport: asyncio.Transport) -> None:
+        made.append(weakref.ref(self))
+        connection_made(self, transport)
+
+    monkeypatch.setattr(BoundedConnection, "connection_made", remember)
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await exchange(port, GET + CLOSE)).endswith(b"here")
+        await wait_until(lambda: made and made[0]() is None, "it is freed")
+    finally:
+        gc.enable()
+
+
+def test_the_lean_flow_has_all_that_the_usual_one_has() -> None:
+    usual, lean = FlowControl(Mock()), LeanFlow(Mock())
+    assert vars(usual).keys() == vars(lean).keys()

@@ -1,0 +1,81 @@
+"""The keeper's promises: one bad stream or one bad answer stops neither looks nor checks."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from api import stream_keeper
+from api.stream_keeper import StreamKeeper
+from shared.ids import new_id
+from shared.service.api_keys import ApiKeys
+from tests.fixtures.waiting import wait_until
+
+
+class Keys:
+    """Some keys are valid; asking may fail."""
+
+    def __init__(self, *valid: UUID) -> None:
+        self.valid = set(valid)
+        self.failures: list[Exception] = []
+        self.forgotten = 0
+
+    async def find_valid(self, key_ids: set[UUID]) -> set[UUID]:
+        if self.failures:
+            raise self.failures.pop()
+        return key_ids & self.valid
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+class Stream:
+    def __init__(self, key_id: UUID, *, fails: bool = False) -> None:
+        self.key_id = key_id
+        self.looks = 0
+        self.is_revoked = False
+        self._fails = fails
+
+    def look(self, now: float) -> None:
+        self.looks += 1
+        if self._fails:
+            raise ZeroDivisionError
+
+    def revoke(self) -> None:
+        self.is_revoked = True
+
+
+def keeper(keys: Any) -> StreamKeeper:
+    return StreamKeeper(cast("ApiKeys", keys), look_interval_s=0.02)
+
+
+async def test_every_stream_is_looked_at_until_it_is_removed() -> None:
+    async with keeper(Keys()) as kept:
+        streams = [Stream(new_id(), fails=number == 0) for number in range(50)]
+        places = [kept.add(stream) for stream in streams]
+        await wait_until(lambda: all(stream.looks > 2 for stream in streams), "all are looked at")
+        for stream, place in zip(streams, places, strict=True):
+            kept.remove(stream, place)
+        seen = [stream.looks for stream in streams]
+        another = Stream(new_id())
+        kept.add(another)
+        await wait_until(lambda: another.looks > 2, "it goes round")
+        assert seen == [stream.looks for stream in streams]
+
+
+async def test_streams_of_a_revoked_key_end_and_the_key_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream_keeper, "CREDENTIAL_CHECK_S", 0.01)
+    good, bad = new_id(), new_id()
+    keys = Keys(good)
+    keys.failures = [ZeroDivisionError()]
+    async with keeper(keys) as kept:
+        stays, goes = Stream(good), Stream(bad)
+        kept.add(stays)
+        kept.add(goes)
+        await wait_until(lambda: goes.is_revoked, "it is ended")
+    assert not stays.is_revoked
+    assert keys.forgotten >= 1
