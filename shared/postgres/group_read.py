@@ -32,6 +32,7 @@ class GroupRead:
 
         Raises:
             PostgresUnavailable: the batch failed, or waited too long.
+            asyncpg.PostgresError: the query itself is no good.
         """
         return await self._batches.ask((turn_id, tenant_id, user_id))
 
