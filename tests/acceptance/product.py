@@ -298,6 +298,16 @@ class Product:
         await connection.call("FLUSHALL")
         await connection.close()
 
+    async def unblock_idle_workers(self) -> None:
+        """Ends the waits under way: a stopped worker is handed no turn that it cannot take."""
+        connection = RedisConnection(self.valkey.url)
+        clients: bytes = await connection.call("CLIENT", "LIST")
+        for line in clients.decode().splitlines():
+            fields = dict(field.split("=", 1) for field in line.split() if "=" in field)
+            if fields["cmd"] == "bzpopmin":
+                await connection.call("CLIENT", "UNBLOCK", fields["id"])
+        await connection.close()
+
     async def stop_redis(self) -> None:
         process = self.valkey.process
         assert process is not None

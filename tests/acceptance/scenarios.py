@@ -305,6 +305,7 @@ async def freeze_holder(product: Product, *, lease_s: float, heartbeat_s: float)
     clocks = {"TURNKEEP_LEASE_S": str(lease_s), "TURNKEEP_HEARTBEAT_S": str(heartbeat_s)}
     async with product.other_workers(2, **clocks) as (frozen, other):
         other.send(signal.SIGSTOP)  # for a moment, so that both turns are the first worker's
+        await product.unblock_idle_workers()
         streaming = await submit(client, {"deltas": deltas, "intervalMs": 10})
         ending = await submit(
             client, {"deltas": 3, "intervalMs": 1, "hangAfter": 3, "hangMs": lease_s * 600}
