@@ -169,6 +169,7 @@ class EventStreamResponse:
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
+        self._sending_since = None
         self.raw_headers = []  # said, and no longer needed
         first = self._encoder.open(self._follower.cursor)
         if self._position is not None:
