@@ -28,7 +28,8 @@ class Answer:
                 return "deltas missing"
             place = found + len(marker)
             if not body.startswith(text.encode(), place):
-                return "deltas out of order"
+                is_short = body.count(marker) < len(self.deltas)
+                return "deltas missing" if is_short else "deltas out of order"
         if self.deltas and body.find(marker, place) >= 0:
             return "deltas repeated"
         if body.find(self.end.encode(), place) < 0:

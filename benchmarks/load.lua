@@ -41,6 +41,15 @@ end
 
 local find = string.find
 
+local function count(body, text)
+  local found, _, last = 0, find(body, text, 1, true)
+  while last do
+    found = found + 1
+    _, last = find(body, text, last + 1, true)
+  end
+  return found
+end
+
 local function fault_of(status, body)
   if status ~= ask.status then return "status " .. status end
   local place, marker, deltas = 1, ask.marker, ask.deltas
@@ -48,7 +57,9 @@ local function fault_of(status, body)
     local _, last = find(body, marker, place, true)
     if not last then return "deltas missing" end
     place = last + 1
-    if find(body, deltas[i], place, true) ~= place then return "deltas out of order" end
+    if find(body, deltas[i], place, true) ~= place then
+      return count(body, marker) < #deltas and "deltas missing" or "deltas out of order"
+    end
   end
   if #deltas > 0 and find(body, marker, place, true) then return "deltas repeated" end
   if ask["end"] ~= "" and not find(body, ask["end"], place, true) then return "no end" end

@@ -18,6 +18,7 @@ def test_a_whole_answer_in_order_has_no_fault() -> None:
     [
         (500, RIGHT, "status 500"),
         (200, b'"delta":"a " DONE', "deltas missing"),
+        (200, b'"delta":"b " DONE', "deltas missing"),
         (200, b'"delta":"b " "delta":"a " DONE', "deltas out of order"),
         (200, b'"delta":"a " "delta":"a " "delta":"b " DONE', "deltas out of order"),
         (200, b'"delta":"a " "delta":"b " "delta":"b " DONE', "deltas repeated"),
