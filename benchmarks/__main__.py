@@ -23,6 +23,7 @@ from benchmarks.plan import Figures, Plan
 from benchmarks.progress import say
 from benchmarks.report import Report
 from benchmarks.scenarios import (
+    aegra,
     cancel,
     first_delta,
     gets,
@@ -57,7 +58,11 @@ SCENARIOS: dict[str, Callable[[Side, Plan], list[Figures]]] = {
     "start": start.measure,
 }
 SIDES = ("turnkeep", "baseline")
-GROWTH = "growth"
+BESIDE: dict[str, Callable[[Servers, str, Plan], dict[str, list[Figures]]]] = {
+    "growth": growth.measure,
+    "aegra": aegra.measure,
+}
+"""Not of Turnkeep beside the baseline; part of a full run, or asked for by name."""
 REPORTS = Path("docs/reports")
 FAILURES = (
     OSError,
@@ -71,7 +76,7 @@ FAILURES = (
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", help=f"of: {', '.join(SCENARIOS)}, {GROWTH}")
+    parser.add_argument("--only", help=f"of: {', '.join([*SCENARIOS, *BESIDE])}")
     parser.add_argument("--side", choices=SIDES, help="measure one side alone")
     parser.add_argument("--runs", type=int, default=3, help="medians of so many (3)")
     parser.add_argument("--seconds", type=float, help="of one run (4; with --full 15)")
@@ -80,14 +85,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--baseline", type=Path, default=OUR_BASELINE, help="folder of another one")
     parser.add_argument("--report", action="store_true", help=f"--out {REPORTS}/bench-DATE.md")
     parser.add_argument("--out", type=Path, help="file of the report; raw figures go beside it")
-    parser.add_argument("--full", action="store_true", help="longer runs, and growth")
+    parser.add_argument("--full", action="store_true", help="longer runs, growth and Aegra")
     parser.add_argument(
         "--finished", type=int, default=5_000_000, help="finished turns of growth (5,000,000)"
     )
     asked = parser.parse_args()
     if asked.report and not asked.out:
         asked.out = REPORTS / f"bench-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}.md"
-    unknown = set(wanted_scenarios(asked)) - {GROWTH, *SCENARIOS}
+    unknown = set(wanted_scenarios(asked)) - {*SCENARIOS, *BESIDE}
     if unknown:
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
     return asked
@@ -96,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
 def wanted_scenarios(asked: argparse.Namespace) -> list[str]:
     if asked.only:
         return str(asked.only).split(",")
-    return [*SCENARIOS, *([GROWTH] if asked.full else [])]
+    return [*SCENARIOS, *(BESIDE if asked.full else [])]
 
 
 def run(asked: argparse.Namespace, servers: Servers, plan: Plan) -> Report:
@@ -105,10 +110,10 @@ def run(asked: argparse.Namespace, servers: Servers, plan: Plan) -> Report:
     sides = [asked.side] if asked.side else SIDES
     for name in wanted_scenarios(asked):
         began = time.monotonic()
-        if name == GROWTH:
+        if name in BESIDE:
             with told(plan, name):
-                for grown, runs in growth.measure(servers, asked.python, plan).items():
-                    report.add(name, grown, runs)
+                for measured, runs in BESIDE[name](servers, asked.python, plan).items():
+                    report.add(name, measured, runs)
         else:
             for side_name in sides:
                 with told(plan, f"{name}, {side_name}"):

@@ -29,6 +29,7 @@ TITLES = {
     "long-turn": "100,000 deltas, 50 readers",
     "start": "`make run` on data that is there",
     "long-thread": "The same turns on few threads",
+    "aegra": "Beside Aegra, 16 connections, the first deltas before the load",
     "growth": "On a system that is not empty (ratio to the empty one)",
 }
 WORKLOAD = """\

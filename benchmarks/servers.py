@@ -86,8 +86,8 @@ def _run_valkey(directory: Path) -> Iterator[tuple[int, int]]:
         process.wait(10)
 
 
-def await_port(port: int) -> None:
-    deadline = time.monotonic() + START_PATIENCE_S
+def await_port(port: int, patience_s: float = START_PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 0.5).close()

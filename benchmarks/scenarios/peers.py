@@ -72,7 +72,8 @@ def sample(servers: Servers, python: str, module: str, poll_s: str, count: int) 
 
 
 @contextlib.contextmanager
-def running(command: list[str], env: dict[str, str], log_path: Path) -> Iterator[None]:
+def running(command: list[str], env: dict[str, str], log_path: Path) -> Iterator[int]:
+    """A process as long as the block; its id."""
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             tethered(command, signal.SIGKILL),
@@ -83,7 +84,7 @@ def running(command: list[str], env: dict[str, str], log_path: Path) -> Iterator
             start_new_session=True,
         )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
