@@ -17,6 +17,8 @@ TurnkeepError
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
     └── RedisUnavailable
+
+Requests to addresses that tenants choose have their own: `shared/outbound/errors.py`.
 """
 
 from __future__ import annotations
