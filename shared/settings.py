@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final, Literal
 
@@ -90,6 +91,16 @@ class Settings(BaseSettings):
 
     # -- limits on requests
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+
+    # -- requests to addresses that tenants choose: docs/outbound.md
+    outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")
+    outbound_allow_http: bool = Field(default=False, description="For development only")
+    outbound_own_addresses: frozenset[IPv4Address | IPv6Address] = Field(
+        default=frozenset(), description="JSON list: our public addresses, refused to tenants"
+    )
+    outbound_proxy_url: SecretStr | None = Field(
+        default=None, description="Egress proxy: http(s)://[user:password@]host:port"
+    )
 
     def model_prefixes(self) -> tuple[str, ...]:
         """Prefixes of `modelId` that this deployment can run, `scripted` first."""

@@ -17,6 +17,7 @@ _DOCUMENTS = [
     Path("README.md"),
     _ARCHITECTURE,
     Path("docs/hot-path.md"),
+    Path("docs/outbound.md"),
     *sorted(Path("docs/decisions").glob("*.md")),
 ]
 _PATH = re.compile(r"`((?:api|benchmarks|deploy|docs|shared|tests|worker)/[\w./-]*)(?:::(\w+))?`")
