@@ -32,6 +32,7 @@ from shared.turn.events import (
     TurnEnded,
     TurnError,
     TurnStarted,
+    Usage,
 )
 from shared.turn.messages import preview
 from shared.turn.model import ClaimedTurn, duration_s
@@ -107,7 +108,7 @@ class TurnRunner:
         if ending is None:
             self._writer.forget(turn_log)
             return
-        await self._end(held, turn_log, ending, drive.result())
+        await self._end(held, turn_log, *_with_result(turn, ending, drive))
 
     # -- prepare
 
@@ -216,11 +217,12 @@ class TurnRunner:
                 await asyncio.sleep(COMMIT_RETRY_S)
                 continue
             except asyncpg.PostgresError as error:
-                # All text was made storable, and yet Postgres refuses it: end without the messages.
-                if not result.messages:
+                # All was made storable, and yet Postgres refuses it: end without it.
+                if result == EngineResult():
                     raise
                 log.warning("turn.unstorable", turn_id=str(turn.id), exc_info=error)
-                result, ending = EngineResult(usage=result.usage), _without_messages(ending)
+                usage = result.usage if result.messages else Usage()
+                result, ending = EngineResult(usage=usage), _without_messages(ending)
                 arguments = _end_arguments(turn, turn_log, ending, result)
                 continue
             return None if row is None else _ended_event(turn, ending, result, row)
@@ -310,6 +312,15 @@ def _judge(held: HeldTurn, task: asyncio.Task[None]) -> Ending | None:
     # A defect of ours, or an engine that cancelled itself: the turn must still end.
     log.critical("turn.defect", turn_id=str(held.turn.id), exc_info=error)
     return Ending(TurnStatus.FAILED, TurnFailed("internal", "The turn failed unexpectedly"))
+
+
+def _with_result(turn: ClaimedTurn, ending: Ending, drive: _Drive) -> tuple[Ending, EngineResult]:
+    """The ending and what was produced until then; the turn ends also where that cannot be told."""
+    try:
+        return ending, drive.result()
+    except Exception:  # the outermost boundary of an engine
+        log.critical("turn.defect", turn_id=str(turn.id), exc_info=True)
+        return _without_messages(ending), EngineResult()
 
 
 def _end_arguments(

@@ -1,10 +1,12 @@
-"""Text that every store and every wire can hold: no NUL, no lone surrogate."""
+"""Text and JSON that every store and every wire can hold: no NUL, no lone surrogate, no NaN."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 _REPLACEMENT: Final = "\ufffd"
+_INTEGERS: Final = range(-(2**63), 2**64)
 
 
 def storable(text: str) -> str:
@@ -20,7 +22,10 @@ def storable(text: str) -> str:
 
 
 def storable_json(value: Any) -> Any:
-    """A JSON value whose strings and keys are all storable."""
+    """A JSON value whose strings and keys are all storable.
+
+    An integer beyond 64 bits becomes its digits, what is no number in JSON becomes null.
+    """
     match value:
         case str():
             return storable(value)
@@ -28,5 +33,9 @@ def storable_json(value: Any) -> Any:
             return [storable_json(item) for item in value]
         case dict():
             return {storable(key): storable_json(item) for key, item in value.items()}
+        case int() if value not in _INTEGERS:
+            return str(value)
+        case float() if not math.isfinite(value):
+            return None
         case _:
             return value

@@ -27,6 +27,8 @@ from tests.fixtures.system import (
     text_of,
 )
 from tests.fixtures.waiting import wait_until
+from worker.engine.base import EngineResult
+from worker.engine.scripted import _ScriptedRun
 
 
 def text(count: int) -> str:
@@ -556,3 +558,17 @@ async def test_a_slot_whose_release_was_lost_is_released_again(
     await api.end_of(first)
     async with asyncio.timeout(2):
         assert (await api.end_of(second)).status is TurnStatus.COMPLETED
+
+
+async def test_a_turn_whose_result_cannot_be_had_ends_all_the_same(
+    api: Api, start_worker: StartWorker, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Any) -> EngineResult:
+        raise ValueError("no result")
+
+    monkeypatch.setattr(_ScriptedRun, "result", broken)
+    await start_worker()
+    ended = await api.end_of(await api.submit(make_turn()))
+    assert (ended.status, ended.attempt) == ("failed", 1)
+    assert ended.error is not None
+    assert ended.error["code"] == "internal"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
@@ -35,3 +37,19 @@ def test_the_result_always_encodes_and_has_the_same_length(text: str) -> None:
 def test_nested_values_and_keys_are_reached() -> None:
     value = storable_json({"a\0": ["\ud800", {"b": "c\0"}, 1, None]})
     assert orjson.loads(orjson.dumps(value)) == {"a\ufffd": ["\ufffd", {"b": "c\ufffd"}, 1, None]}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (2**64 - 1, 2**64 - 1),
+        (2**64, "18446744073709551616"),
+        (-(2**63) - 1, "-9223372036854775809"),
+        (float("nan"), None),
+        ([float("inf")], [None]),
+        (True, True),
+    ],
+)
+def test_numbers_that_json_cannot_carry(value: Any, kept: Any) -> None:
+    assert storable_json(value) == kept
+    orjson.dumps(storable_json(value))
