@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import structlog
 
 from shared.errors import TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
@@ -13,15 +18,18 @@ from worker.engine.agent_errors import turn_failure
 from worker.engine.agent_history import load_history
 from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
 from worker.engine.providers import is_free
+from worker.engine.retries import RetryBudget, pause_before_retry
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
-    from pydantic_ai.agent import AgentRunEvents
-    from pydantic_ai.messages import ModelMessage, ModelResponse
+    from pydantic_ai.agent import AgentRetries, AgentRunEvents
+    from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponsePart
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.toolsets import AbstractToolset
     from pydantic_ai.usage import RunUsage
+
+log = structlog.get_logger(__name__)
 
 _NUMBERS: Final = {
     "temperature": ("temperature", (int, float)),
@@ -34,6 +42,19 @@ _NUMBERS: Final = {
 }
 _PRIVATE: Final = frozenset({"provider_url", "failed_attempts"})
 """Not stored with a message: where our servers are, and what a provider said in its errors."""
+_MALFORMED: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the libraries raise while they read an answer that no specification knows."""
+_ARGUMENTS_MAX_CHARS: Final = 1_048_576
+"""Of all tool calls of a run. They are not told while they grow, so the log cannot bound them."""
+_COUNT_MAX: Final = 2**53 - 1
+"""Of tokens: the largest number that every reader of JSON can hold."""
 
 
 class Models(Protocol):
@@ -65,6 +86,7 @@ class AgentEngine:
         self._models = models
         self._deadlines = deadlines
         self._toolsets = toolsets
+        self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
 
     def start(self, request: EngineRequest) -> EngineRun:
         """A run of the request's model; imports and sends nothing yet.
@@ -73,7 +95,8 @@ class AgentEngine:
             TurnFailed: `invalid_settings`, a known setting has a wrong type.
         """
         settings = _sampling(request.settings)
-        return _AgentRun(request, settings, self._models, self._deadlines, self._toolsets)
+        budget = self._budgets[request.model_id.partition(":")[0]]
+        return _AgentRun(request, settings, self._models, self._deadlines, self._toolsets, budget)
 
 
 class _AgentRun:
@@ -84,46 +107,86 @@ class _AgentRun:
         models: Models,
         deadlines: Deadlines,
         toolsets: Sequence[AbstractToolset[None]],
+        budget: RetryBudget,
     ) -> None:
         self._request = request
         self._sampling = sampling
         self._models = models
         self._deadlines = deadlines
         self._toolsets = toolsets
+        self._budget = budget
         self._stream: AgentRunEvents[str] | None = None
         self._ended = False
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
+        self._arguments_chars = 0
+        self._taken: list[EngineEvent] = []
 
     async def events(self) -> AsyncGenerator[EngineEvent, None]:
-        request = self._request
-        model = await self._models.model(request.model_id)
+        due = asyncio.get_running_loop().time() + self._deadlines.first_token_s
+        model = await self._models.model(self._request.model_id)
         agent = self._agent(model)
-        try:
-            async with agent.run_stream_events(
-                request.prompt,
-                message_history=load_history(request.history) or None,
-                run_id=str(request.turn_id),
-                conversation_id=str(request.thread_id),
-                model_settings=self._model_settings(),
-                timeout=self._deadlines.turn_s,
-            ) as stream:
-                self._stream = stream
-                async for event in stream:
-                    if (translated := self._translate(event)) is not None:
-                        yield translated
-            self._ended = True
-        except RuntimeError as error:  # the root of all errors of pydantic-ai
-            failure = turn_failure(error)
-            if failure is None:
-                raise
-            raise failure from error
+        self._budget.earn()
+        is_retry = False
+        while not self._ended:
+            try:
+                async with aclosing(self._call(agent)) as events:
+                    async for event in events:
+                        self._taken.append(event)
+                        try:
+                            yield event
+                        except GeneratorExit:
+                            # The consumer could not take it: what is stored must be what was told.
+                            self._taken.pop()
+                            raise
+            except RuntimeError as error:  # the root of all errors of pydantic-ai
+                failure = turn_failure(error)
+                if failure is None:
+                    raise
+                pause_s = None if is_retry else self._pause_before_retry(error, due)
+                if pause_s is None:
+                    raise failure from error
+                is_retry = True
+                turn_id = str(self._request.turn_id)
+                log.info("engine.retry", turn_id=turn_id, error_code=failure.error_code)
+                await asyncio.sleep(pause_s)
+
+    def _pause_before_retry(self, error: Exception, due: float) -> float | None:
+        if self._taken:
+            return None
+        pause_s = pause_before_retry(error, due - asyncio.get_running_loop().time())
+        return pause_s if pause_s is not None and self._budget.spend() else None
+
+    async def _call(self, agent: Agent[None, str]) -> AsyncGenerator[EngineEvent, None]:
+        """The run's events. Sends one request, and another one after each round of tools."""
+        request = self._request
+        async with agent.run_stream_events(
+            request.prompt,
+            message_history=load_history(request.history) or None,
+            run_id=str(request.turn_id),
+            conversation_id=str(request.thread_id),
+            model_settings=self._model_settings(),
+            timeout=self._deadlines.turn_s,
+        ) as stream:
+            self._stream = stream
+            while True:
+                try:
+                    event = await anext(stream)
+                except StopAsyncIteration:
+                    break
+                except _MALFORMED as error:
+                    log.warning("engine.answer_malformed", error=repr(error)[:500])
+                    message = "The model's answer cannot be used"
+                    raise TurnFailed("model_error", message) from error
+                if (translated := self._translate(event)) is not None:
+                    yield translated
+        self._ended = True
 
     def _agent(self, model: Model) -> Agent[None, str]:
         from pydantic_ai import Agent
 
         instructions = self._request.instructions
-        return Agent(model, instructions=instructions, toolsets=self._toolsets)
+        # A broken call of a tool is the model's to repeat; all else is retried here or nowhere.
+        retries: AgentRetries = {"tools": 1 if self._toolsets else 0, "output": 0}
+        return Agent(model, instructions=instructions, toolsets=self._toolsets, retries=retries)
 
     def _model_settings(self) -> ModelSettings:
         # SDK retries hide a 429 for as long as the provider says (14 s were seen): off.
@@ -155,15 +218,19 @@ class _AgentRun:
 
     def _delta(self, kind: str, part: Any) -> MessageDelta | ReasoningDelta | None:
         if kind not in {"text", "thinking"}:
+            self._count_arguments(part)
             return None
         chunk = part.content if hasattr(part, "content") else part.content_delta
         if not chunk:
             return None
-        if kind == "text":
-            self._text.append(chunk)
-            return MessageDelta(text=chunk)
-        self._reasoning.append(chunk)
-        return ReasoningDelta(text=chunk)
+        return MessageDelta(text=chunk) if kind == "text" else ReasoningDelta(text=chunk)
+
+    def _count_arguments(self, part: Any) -> None:
+        arguments = part.args if hasattr(part, "args") else getattr(part, "args_delta", None)
+        if isinstance(arguments, str):
+            self._arguments_chars += len(arguments)
+        if self._arguments_chars > _ARGUMENTS_MAX_CHARS:
+            raise TurnFailed("output_limit", "The model's tool calls exceed the size limit")
 
     # -- what is left of it
 
@@ -181,13 +248,16 @@ class _AgentRun:
     def _with_unrecorded(self, recorded: list[ModelMessage]) -> list[ModelMessage]:
         """Adds the response under way: pydantic-ai records one only when it ends or is cancelled.
 
-        What was streamed and what is recorded are compared, so nothing is lost or doubled.
+        What was streamed and what is recorded are compared, so nothing is lost or doubled, and
+        what is recorded alone, one event at most, is left out.
         """
         from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart
 
         if self._ended:
             return recorded
-        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        text = "".join(e.text for e in self._taken if isinstance(e, MessageDelta))
+        reasoning = "".join(e.text for e in self._taken if isinstance(e, ReasoningDelta))
+        recorded = _cut(recorded, len(text), len(reasoning))
         known_text, known_reasoning = _said(recorded, "text"), _said(recorded, "thinking")
         parts: list[ThinkingPart | TextPart] = []
         if len(reasoning) > len(known_reasoning) and reasoning.startswith(known_reasoning):
@@ -204,6 +274,29 @@ class _AgentRun:
             state="interrupted",
         )
         return [*recorded, response]
+
+
+def _cut(
+    messages: Sequence[ModelMessage], text_chars: int, reasoning_chars: int
+) -> list[ModelMessage]:
+    """The messages with so much text and reasoning at most, counted from the first."""
+    left = {"text": text_chars, "thinking": reasoning_chars}
+    cut: list[ModelMessage] = []
+    for message in messages:
+        if message.kind == "request":
+            cut.append(message)
+            continue
+        parts: list[ModelResponsePart] = []
+        for part in message.parts:
+            if part.part_kind == "text" or part.part_kind == "thinking":
+                kept = part.content[: left[part.part_kind]]
+                left[part.part_kind] -= len(kept)
+                if len(kept) < len(part.content):
+                    parts += [replace(part, content=kept)] if kept else []
+                    continue
+            parts.append(part)
+        cut.append(replace(message, parts=parts))
+    return cut
 
 
 def _sampling(settings: dict[str, Any]) -> dict[str, Any]:
@@ -287,8 +380,13 @@ def _usage(usage: RunUsage | None, model_id: str) -> Usage:
         return Usage(total_cost="0" if is_free(model_id) else None)
     cost = "0" if is_free(model_id) else None if usage.cost is None else format(usage.cost, "f")
     return Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_input_tokens=usage.cache_read_tokens,
+        input_tokens=_count(usage.input_tokens),
+        output_tokens=_count(usage.output_tokens),
+        cached_input_tokens=_count(usage.cache_read_tokens),
         total_cost=cost,
     )
+
+
+def _count(told: Any) -> int:
+    """A provider's number of tokens; 0 for what can be none."""
+    return told if isinstance(told, int) and 0 <= told <= _COUNT_MAX else 0

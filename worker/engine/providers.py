@@ -10,6 +10,7 @@ import asyncio
 import importlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import SecretStr
@@ -18,6 +19,7 @@ from shared.errors import TurnFailed
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    import httpx2
     from pydantic_ai.models import Model
     from pydantic_ai.providers import Provider
 
@@ -73,32 +75,38 @@ class Providers:
                     await asyncio.to_thread(_import_adapter, prefix)
                 except ImportError as error:
                     raise _not_configured(prefix, "its client library is not installed") from error
-                provider = await self._stack.enter_async_context(make())
+                client = await self._stack.enter_async_context(self._client())
+                provider = await self._stack.enter_async_context(make(client))
                 self._open[prefix] = provider
             return provider
 
-    def _factory(self, prefix: str) -> Callable[[], Provider[Any]]:
+    def _client(self) -> httpx2.AsyncClient:
+        from worker.engine.answer_limits import AnswerLimits, bounded_client
+
+        return bounded_client(AnswerLimits.for_log(self._settings.event_log_max_bytes))
+
+    def _factory(self, prefix: str) -> Callable[[httpx2.AsyncClient], Provider[Any]]:
         """How to make the provider; checks first that it is configured."""
         settings = self._settings
         match prefix:
             case "openai:":
                 key = _required(prefix, settings.openai_api_key)
-                return lambda: _openai(key)
+                return partial(_openai, key)
             case "openai-chat:" if settings.openai_chat_base_url:
                 url = settings.openai_chat_base_url
-                return lambda: _compatible("openai-chat", url, settings.openai_chat_api_key)
+                return partial(_compatible, "openai-chat", url, settings.openai_chat_api_key)
             case "openai-chat:":
                 key = _required(prefix, settings.openai_api_key)
-                return lambda: _openai(key)
+                return partial(_openai, key)
             case "local:" if settings.local_llm_url:
                 url = settings.local_llm_url
-                return lambda: _compatible("local", url, None)
+                return partial(_compatible, "local", url, None)
             case "anthropic:":
                 key = _required(prefix, settings.anthropic_api_key)
-                return lambda: _anthropic(key)
+                return partial(_anthropic, key)
             case "google:":
                 key = _required(prefix, settings.google_api_key)
-                return lambda: _google(key)
+                return partial(_google, key)
             case _:
                 raise _not_configured(prefix, "it has no address")
 
@@ -155,26 +163,36 @@ def _make_model(prefix: str, name: str, provider: Provider[Any]) -> Model:
             return OpenAIChatModel(name, provider=provider)
 
 
-def _openai(key: str) -> Provider[Any]:
+def _openai(key: str, client: httpx2.AsyncClient) -> Provider[Any]:
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    return OpenAIProvider(api_key=key)
+    return OpenAIProvider(api_key=key, http_client=client)
 
 
-def _compatible(name: str, url: str, key: SecretStr | None) -> Provider[Any]:
+def _compatible(
+    name: str, url: str, key: SecretStr | None, client: httpx2.AsyncClient
+) -> Provider[Any]:
+    from pydantic_ai.profiles.openai import OpenAIModelProfile
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
     secret = key.get_secret_value() if key else ""
-    return OpenAICompatibleProvider(name, base_url=url, api_key=secret or _NO_KEY)
+    return OpenAICompatibleProvider(
+        name,
+        base_url=url,
+        api_key=secret or _NO_KEY,
+        http_client=client,
+        # A proxy can end a broken answer in good order; half of it must not pass for the whole.
+        profile=OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True),
+    )
 
 
-def _anthropic(key: str) -> Provider[Any]:
+def _anthropic(key: str, client: httpx2.AsyncClient) -> Provider[Any]:
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
-    return AnthropicProvider(api_key=key)
+    return AnthropicProvider(api_key=key, http_client=client)
 
 
-def _google(key: str) -> Provider[Any]:
+def _google(key: str, client: httpx2.AsyncClient) -> Provider[Any]:
     from pydantic_ai.providers.google import GoogleProvider
 
-    return GoogleProvider(api_key=key)
+    return GoogleProvider(api_key=key, http_client=client)

@@ -14,7 +14,9 @@ import pytest
 from shared.errors import TurnFailed
 from shared.settings import Settings
 from shared.turn.events import MessageDelta
-from tests.integration.engine.loopback_provider import LoopbackProvider, loopback_provider
+from tests.chaos.fake_provider import FakeProvider, run_provider
+from tests.chaos.provider_text import Behaviour, Schedule, Word, word
+from tests.fixtures.waiting import wait_until
 from worker.engine.base import EngineEvent, EngineRequest, EngineRun
 from worker.engine.registry import Engines
 
@@ -40,14 +42,18 @@ def settings_for(url: str | None, **more: Any) -> Settings:
     return Settings(**values | more)
 
 
+def always(behaviour: Behaviour) -> Schedule:
+    return Schedule(0, {behaviour: 1.0})
+
+
 @pytest.fixture
-async def provider() -> AsyncIterator[LoopbackProvider]:
-    async with loopback_provider() as provider:
+async def provider() -> AsyncIterator[FakeProvider]:
+    async with run_provider(schedule=always(Behaviour(deltas=3))) as provider:
         yield provider
 
 
 @pytest.fixture
-async def engines(provider: LoopbackProvider) -> AsyncIterator[Engines]:
+async def engines(provider: FakeProvider) -> AsyncIterator[Engines]:
     engines = Engines(settings_for(provider.url))
     yield engines
     await engines.aclose()
@@ -62,65 +68,74 @@ async def collect(run: EngineRun) -> list[EngineEvent]:
     return [event async for event in run.events()]
 
 
-HELLO = [MessageDelta(text="Hel"), MessageDelta(text="lo "), MessageDelta(text="you")]
+def said(provider: FakeProvider) -> list[EngineEvent]:
+    """What the newest call said, in its words."""
+    call = provider.calls[-1]
+    origins = [Word(call.canary, call.turn, call.number, n) for n in range(call.deltas)]
+    return [MessageDelta(text=word(0, origin)) for origin in origins]
+
+
+def text_of(events: list[EngineEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, MessageDelta))
 
 
 async def test_streams_and_reports_messages_and_usage(
-    provider: LoopbackProvider, engines: Engines
+    provider: FakeProvider, engines: Engines
 ) -> None:
     run = start(engines)
-    assert await collect(run) == HELLO
+    events = await collect(run)
+    assert len(events) == 3
+    assert events == said(provider)
     result = run.result()
     (message,) = result.messages
-    assert (message.role, message.content) == ("assistant", "Hello you")
+    assert (message.role, message.content) == ("assistant", text_of(events))
     assert message.raw["state"] == "complete"
     assert provider.url not in str(message.raw)
     assert result.usage.model_dump() == {
         "input_tokens": 11, "output_tokens": 3, "cached_input_tokens": 4, "total_cost": "0",
     }  # fmt: skip
-    (body,) = provider.requests
+    body = provider.calls[0].body
     assert (body["model"], body["temperature"], body["stream"]) == ("tiny", 0, True)
     assert [m["content"] for m in body["messages"]] == ["be kind", "hello"]
 
 
 async def test_turns_share_connections_and_aclose_closes_them(
-    provider: LoopbackProvider, engines: Engines
+    provider: FakeProvider, engines: Engines
 ) -> None:
     for _ in range(3):
         await collect(start(engines))
-    assert (len(provider.requests), provider.connections) == (3, 1)
-    assert not provider.hung_up.is_set()
+    assert (len(provider.calls), provider.connections) == (3, 1)
+    assert provider.open_connections == 1
     await engines.aclose()
-    async with asyncio.timeout(2):
-        await provider.hung_up.wait()
+    await wait_until(lambda: not provider.open_connections, "the connection is closed", 2)
 
 
 async def test_a_compatible_server_never_sees_the_cloud_key(
-    provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch
+    provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-cloud")
     for more, key in [({}, "none"), ({"openai_chat_api_key": "mine"}, "mine")]:
         engines = Engines(settings_for(provider.url, **more))
         run = start(engines, model_id="openai-chat:tiny")
-        assert await collect(run) == HELLO
+        assert await collect(run) == said(provider)
         await engines.aclose()
-        assert provider.keys.pop() == f"bearer {key}"
+        assert provider.calls[-1].key == f"bearer {key}"
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
+    ("refusal", "code"),
     [
-        ("429", "rate_limited"),
-        ("500", "model_error"),
-        ("401", "model_auth"),
-        ("404", "model_error"),
-        ("413", "context_too_long"),
+        (Behaviour("status", status=429, retry_after="30"), "rate_limited"),
+        (Behaviour("status", status=500, retry_after="30"), "model_error"),
+        (Behaviour("status", status=401), "model_auth"),
+        (Behaviour("status", status=404), "model_error"),
+        (Behaviour("status", status=400, value="context_length_exceeded"), "context_too_long"),
     ],
 )
-async def test_refusals_fail_at_once_without_a_retry_or_a_secret(
-    provider: LoopbackProvider, engines: Engines, status: str, code: str
+async def test_refusals_that_last_fail_at_once_without_a_secret(
+    provider: FakeProvider, engines: Engines, refusal: Behaviour, code: str
 ) -> None:
-    provider.behaviour = status
+    provider.schedule = always(refusal)
     began = time.monotonic()
     run = start(engines)
     with pytest.raises(TurnFailed) as caught:
@@ -128,24 +143,24 @@ async def test_refusals_fail_at_once_without_a_retry_or_a_secret(
     assert caught.value.error_code == code
     assert "sk-" not in caught.value.message
     assert "http:" not in caught.value.message
-    assert len(provider.requests) == 1
+    assert len(provider.calls) == 1
     assert time.monotonic() - began < 5
     assert run.result().messages == []
 
 
 async def test_a_connection_cut_in_the_middle_keeps_the_partial_text(
-    provider: LoopbackProvider, engines: Engines
+    provider: FakeProvider, engines: Engines
 ) -> None:
-    provider.behaviour = "reset"
+    provider.schedule = always(Behaviour("reset", at=3))
     run = start(engines)
     with pytest.raises(TurnFailed) as caught:
         await collect(run)
     assert caught.value.error_code == "model_error"
     (message,) = run.result().messages
-    assert (message.content, message.raw["state"]) == ("Hello you", "interrupted")
+    assert (message.content, message.raw["state"]) == (text_of(said(provider)), "interrupted")
 
 
-async def test_a_server_that_is_not_there(engines: Engines, provider: LoopbackProvider) -> None:
+async def test_a_server_that_is_not_there(engines: Engines, provider: FakeProvider) -> None:
     absent = Engines(settings_for("http://127.0.0.1:1/v1"))
     with pytest.raises(TurnFailed) as caught:
         await collect(start(absent))
@@ -154,41 +169,43 @@ async def test_a_server_that_is_not_there(engines: Engines, provider: LoopbackPr
     assert "127.0.0.1" not in caught.value.message
 
 
-@pytest.mark.parametrize("behaviour", ["mute", "stall"])
+@pytest.mark.parametrize("at", [-1, 3])
 async def test_silence_times_out_and_hangs_up(
-    provider: LoopbackProvider, engines: Engines, behaviour: str
+    provider: FakeProvider, engines: Engines, at: int
 ) -> None:
-    provider.behaviour = behaviour
+    provider.schedule = always(Behaviour("stall", at=at))
     with pytest.raises(TurnFailed) as caught:
         await collect(start(engines))
     assert caught.value.error_code == "timeout"
-    async with asyncio.timeout(2):
-        await provider.hung_up.wait()
+    call = provider.calls[0]
+    await wait_until(lambda: call.how == "client_closed", "the call is closed", 2)
 
 
 async def test_cancelling_the_consumer_closes_the_models_stream(
-    provider: LoopbackProvider, engines: Engines
+    provider: FakeProvider, engines: Engines
 ) -> None:
-    provider.behaviour = "stall"
+    provider.schedule = always(Behaviour("stall", at=3))
     run = start(engines)
     reached = asyncio.Event()
+    heard: list[EngineEvent] = []
 
     async def read() -> None:
         async for event in run.events():
-            if event == HELLO[-1]:
+            heard.append(event)
+            if len(heard) == 3:
                 reached.set()
 
     task = asyncio.create_task(read())
     async with asyncio.timeout(5):
         await reached.wait()
-    assert not provider.hung_up.is_set()
+    call = provider.calls[0]
+    assert not call.is_over
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(0.3):
-        await provider.hung_up.wait()
+    await wait_until(lambda: call.how == "client_closed", "the call is closed", 0.3)
     (message,) = run.result().messages
-    assert (message.content, message.raw["state"]) == ("Hello you", "interrupted")
+    assert (message.content, message.raw["state"]) == (text_of(heard), "interrupted")
 
 
 @pytest.mark.parametrize("model_id", ["anthropic:x", "openai:x", "google:x", "nothing", "local:"])
@@ -208,7 +225,7 @@ async def test_each_provider_can_be_opened_and_closed(model_id: str) -> None:
     await engines.aclose()
 
 
-async def test_preload_never_fails_and_opens_the_default(provider: LoopbackProvider) -> None:
+async def test_preload_never_fails_and_opens_the_default(provider: FakeProvider) -> None:
     for default, opened in [("scripted", []), ("local:tiny", ["local:"]), ("google:x", [])]:
         engines = Engines(settings_for(provider.url, default_model=default))
         await engines.preload()
