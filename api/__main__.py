@@ -75,7 +75,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         lifespan="on",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # nobody here asks who the client is
+        proxy_headers=False,  # a peer is who it is, not who it says it speaks for
         server_header=False,
         date_header=True,
         timeout_graceful_shutdown=GRACE_S,

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api import health, metrics
 from api.chat import messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
+from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
 from api.metrics import CountRequests, RequestCounter
 from api.openapi import build_document, routes_from, serve_document
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> Starlette:
     app.state.settings = settings
     app.state.draining = False
     app.state.metrics = counters
+    app.state.failed_credentials = FailedCredentials(settings.auth_failures_per_minute)
     return app
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api.failed_credentials import FailedCredentials
 from shared.errors import NotAuthenticated
 from shared.service.api_keys import ApiKeys
 from shared.turn.model import Principal
@@ -21,12 +22,21 @@ async def authenticate(request: Request) -> Principal:
 
     Raises:
         NotAuthenticated: no credential, or a wrong one.
+        TooManyFailures: a wrong one, and many before it.
         PostgresUnavailable: nobody can tell.
     """
     api_keys: ApiKeys = request.app.state.api_keys
     bearers = [value for name, value in request.scope["headers"] if name == b"authorization"]
     known = api_keys.find_known(bearers[0]) if len(bearers) == 1 else None
-    return known or await api_keys.authenticate(read_secret(request))
+    if known is not None:
+        return known
+    try:
+        return await api_keys.authenticate(read_secret(request))
+    except NotAuthenticated:
+        if bearers or "x-api-key" in request.headers:  # else nobody has guessed anything
+            failed: FailedCredentials = request.app.state.failed_credentials
+            failed.note(request.client.host if request.client else None)
+        raise
 
 
 def read_secret(request: Request) -> str:

@@ -230,7 +230,7 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
 
 
 def _errors(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict[str, Any]]]:
-    statuses = {401, 500, 503, *operation.errors}
+    statuses = {401, 429, 500, 503, *operation.errors}
     if operation.path_parameters:
         statuses |= {404, 422}
     if operation.query is not None:

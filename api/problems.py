@@ -29,6 +29,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.UnsupportedConflictPolicy: 422,
     errors.IdempotencyKeyReused: 422,
     errors.NotAuthenticated: 401,
+    errors.TooManyFailures: 429,
     errors.NotFound: 404,
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
@@ -71,6 +72,8 @@ def problem_response(error: Exception) -> Response:
             return _problem(status, str(error), turnId=error.turn_id)
         case errors.NotAuthenticated():
             return _problem(401, "Not authenticated", headers={"www-authenticate": "Bearer"})
+        case errors.TooManyFailures():
+            return _problem(429, str(error), headers={"retry-after": str(error.retry_after_s)})
         case errors.RequestRejected():
             return _problem(STATUS_OF[type(error)], str(error))
         case HTTPException():

@@ -8,6 +8,7 @@ TurnkeepError
 │   │   ├── UnsupportedConflictPolicy
 │   │   └── IdempotencyKeyReused
 │   ├── NotAuthenticated
+│   ├── TooManyFailures
 │   ├── NotFound
 │   │   ├── ThreadNotFound
 │   │   └── TurnNotFound
@@ -94,6 +95,16 @@ class NotAuthenticated(RequestRejected):
     """No credential, or one that is unknown, expired or revoked."""
 
     code = "not_authenticated"
+
+
+class TooManyFailures(RequestRejected):
+    """Wrong credentials, and too many of them lately from the same place."""
+
+    code = "too_many_failures"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("Rate limit exceeded")
+        self.retry_after_s = retry_after_s
 
 
 class NotFound(RequestRejected):

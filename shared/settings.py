@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     key_pepper: SecretStr = Field(min_length=16, description="Keys the hashes of API keys")
     dev_api_key: SecretStr | None = Field(default=None, description="Of the development user")
 
+    auth_failures_per_minute: int = Field(
+        default=120, ge=0, description="Per address and API process, then 429; 0: no limit"
+    )
+
     # -- turns
     lease_s: float = Field(default=8.0, gt=0)
     heartbeat_s: float = Field(default=2.0, gt=0)

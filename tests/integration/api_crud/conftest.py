@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from api import health
 from api.chat import messages, threads
+from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
 from api.problems import EXCEPTION_HANDLERS
 from shared.metrics import Metrics
@@ -58,6 +59,7 @@ def app(api: Api) -> Starlette:
         "turns": api.turns,
         "threads": ThreadService(api.database, api.turns),
         "api_keys": ApiKeys(api.database, PEPPER),
+        "failed_credentials": FailedCredentials(0),
         "metrics": Metrics(),
         "draining": False,
     }.items():

@@ -69,7 +69,7 @@ def test_operations_are_whole() -> None:
         assert in_path == set(re.findall(r"{(\w+)}", path))
         keys = [(p["in"], p["name"]) for p in described["parameters"]]
         assert len(keys) == len(set(keys))
-        assert {"401", "500", "503"} <= set(described["responses"])
+        assert {"401", "429", "500", "503"} <= set(described["responses"])
         assert any(status.startswith("2") for status in described["responses"])
         for response in described["responses"].values():
             assert response["description"]

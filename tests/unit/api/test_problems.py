@@ -38,6 +38,12 @@ PROBLEMS: list[tuple[Exception, int, dict[str, Any], dict[str, str]]] = [
         {"detail": "Not authenticated", "title": "Unauthorized"},
         {"www-authenticate": "Bearer"},
     ),
+    (
+        errors.TooManyFailures(17),
+        429,
+        {"detail": "Rate limit exceeded", "title": "Too Many Requests"},
+        {"retry-after": "17"},
+    ),
     (errors.ThreadNotFound(), 404, {"detail": "Thread not found", "title": "Not Found"}, {}),
     (errors.TurnNotFound(), 404, {"detail": "Turn not found", "title": "Not Found"}, {}),
     (
