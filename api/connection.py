@@ -107,6 +107,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._unparsed_bytes = 0
         """Received since the parser last finished a head, a piece of body or a message."""
         self._head_timer: asyncio.TimerHandle | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        """The request that came with the data at hand: not one step of it has run."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins the wait for the first head."""
@@ -129,6 +131,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Parses; what the parser only gathers is bounded as well."""
         self._unparsed_bytes += len(data)
         super().data_received(data)
+        self._beginning = None
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         if cycle is None or cycle.response_complete:
             # No request came of it: a piece of a head, blank lines, or the rest of a body that was
@@ -171,8 +174,21 @@ class BoundedConnection(HttpToolsProtocol):
         self._unparsed_bytes = 0
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """As uvicorn's own, and remembers the task for as long as it can be taken back."""
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self._beginning = task
+
     def send_400_response(self, msg: str) -> None:
-        """Answers what cannot be parsed in the dialect of every other error."""
+        """Answers what cannot be parsed in the dialect of every other error.
+
+        The parser tells of a head before it looks at how the body is framed: a request that it
+        refuses after all must not be carried out.
+        """
+        if self._beginning is not None and self.cycle.more_body:
+            self._beginning.cancel()
         too_large = self._head_bytes > MAX_HEAD_BYTES
         self._refuse(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST

@@ -21,14 +21,17 @@ from api import connection
 from api.connection import MAX_HEAD_BYTES, BoundedConnection, LeanFlow
 from tests.fixtures.waiting import wait_until
 
+carried_out: list[str] = []
 
-async def answer(_: Request) -> PlainTextResponse:
+
+async def answer(request: Request) -> PlainTextResponse:
+    carried_out.append(request.method)
     return PlainTextResponse("here")
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    app = Starlette(routes=[Route("/", answer, methods=["GET", "POST"])])
+    app = Starlette(routes=[Route("/", answer, methods=["DELETE", "GET", "POST"])])
     config = uvicorn.Config(app, port=0, http=BoundedConnection, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -90,6 +93,23 @@ async def test_trailers_have_the_same_bound(port: int) -> None:
 
 async def test_what_is_no_http_is_refused_in_our_dialect(port: int) -> None:
     assert problem(await exchange(port, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")) == (400, 400)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked, identity\r\n\r\n",
+        b"Transfer-Encoding: gzip\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nno number\r\n",
+    ],
+    ids=["coding last", "no chunks", "bad chunk"],
+)
+async def test_what_is_refused_is_not_carried_out(port: int, rest: bytes) -> None:
+    """The parser finds these faults only after it has told us that the head is there."""
+    carried_out.clear()
+    assert problem(await exchange(port, b"DELETE / HTTP/1.1\r\nHost: x\r\n" + rest)) == (400, 400)
+    assert (await exchange(port, GET + CLOSE)).endswith(b"here")
+    assert carried_out == ["GET"]
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET / HT", GET], ids=repr)
