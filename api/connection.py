@@ -4,6 +4,7 @@ uvicorn reads heads without any bound, and writes a head and each piece of a bod
 
 Nobody is known before the head is complete, so what a stranger can make us keep or wait for is
 decided here: `MAX_HEAD_BYTES`, `HEAD_TIMEOUT_S`. Bodies have bounds of their own in `api.body`.
+Who does not take an answer is given up after `STALL_TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from shared.lean_event import LeanEvent
 CONNECTION: Final = "turnkeep.connection"
 MAX_HEAD_BYTES: Final = 65_536
 HEAD_TIMEOUT_S: Final = 10.0
+STALL_TIMEOUT_S: Final = 30.0
+"""A peer that takes nothing of what is unsent for so long loses its connection."""
 FLUSH_BYTES: Final = 32_768
 """What is written in one piece of so much leaves at once."""
 
@@ -33,12 +36,13 @@ class HeadTooLargeError(Exception):
 class TickWriter:
     """A transport whose writes of one loop tick leave together: system calls are dear."""
 
-    __slots__ = ("_chunks", "_loop", "_transport")
+    __slots__ = ("_chunks", "_loop", "_stall_timer", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._chunks: list[bytes] = []
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -55,9 +59,34 @@ class TickWriter:
             self._flush()  # the transport must be able to say that it is enough
 
     def close(self) -> None:
-        """What was written is sent first."""
+        """What was written is sent first, to a peer that takes it."""
         self._flush()
         self._transport.close()
+        self.watch_unsent()
+
+    def watch_unsent(self) -> None:
+        """Begins to see that what is unsent becomes less. Nothing may be written meanwhile."""
+        if self._stall_timer is None:
+            self._expect_less(self._transport.get_write_buffer_size())
+
+    def end_watch(self) -> None:
+        """Ends what `watch_unsent` began."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _expect_less(self, unsent_bytes: int) -> None:
+        self._stall_timer = None
+        if unsent_bytes:
+            self._stall_timer = self._loop.call_later(STALL_TIMEOUT_S, self._look, unsent_bytes)
+
+    def _look(self, before_bytes: int) -> None:
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes < before_bytes:
+            self._expect_less(unsent_bytes)
+        else:
+            self._stall_timer = None
+            self._transport.abort()
 
     def _flush(self) -> None:
         chunks, self._chunks = self._chunks, []
@@ -124,8 +153,20 @@ class BoundedConnection(HttpToolsProtocol):
             self.cycle.scope.pop(CONNECTION, None)  # type: ignore[typeddict-item]  # ours
         self.pipeline.clear()
         super().connection_lost(exc)
+        self.transport.end_watch()  # type: ignore[attr-defined]  # a TickWriter
         if self.on_lost is not None:
             self.on_lost()
+
+    def pause_writing(self) -> None:
+        """The peer is slower than we are."""
+        super().pause_writing()
+        self.transport.watch_unsent()  # type: ignore[attr-defined]  # a TickWriter
+
+    def resume_writing(self) -> None:
+        """The peer has taken nearly all; of a closing connection the rest is watched as well."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self.transport.end_watch()  # type: ignore[attr-defined]  # a TickWriter
 
     def data_received(self, data: bytes) -> None:
         """Parses; what the parser only gathers is bounded as well."""
