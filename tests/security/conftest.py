@@ -1,0 +1,167 @@
+"""One `python -m api` per pytest process, attacked by all tests here; each checks that it bore it.
+
+No worker runs: turns stay pending, and no table changes unless a request changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+
+from deploy.embedded.valkey import EmbeddedValkey
+from shared.postgres.pool import Database
+from shared.service.api_keys import create_api_key, create_tenant, create_user, hash_secret
+from tests.acceptance.client import Client
+from tests.acceptance.product import PEPPER, Product
+from tests.fixtures.servers import with_database
+from tests.security.credentials import Keys
+from tests.security.routes import CHAT, Place
+from tests.security.wire import send
+
+RSS_GROWTH_BYTES = 160 * 1024 * 1024
+"""What the process may grow by in all tests together: the largest bodies are 1 MiB each."""
+NOT_IN_A_LOG = (b"Traceback", b"http.defect", b"Exception in ASGI")
+
+
+@dataclass(frozen=True)
+class Party:
+    """A user, their keys, and a thread of theirs with a pending turn."""
+
+    keys: Keys
+    place: Place
+
+
+@dataclass(frozen=True)
+class Target:
+    """The attacked process, and who lives there."""
+
+    product: Product
+    port: int
+    owner: Party
+    colleague: Party
+    """Of the same tenant."""
+    stranger: Party
+    """Of another tenant."""
+    rss_bytes: int
+
+    async def new_place(self, party: Party) -> Place:
+        """A fresh thread of theirs with a pending turn."""
+        return await make_place(Client(self.port, party.keys.good))
+
+
+@pytest.fixture(scope="session")
+def target(
+    postgres_server: str, postgres_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    name = f"tk_{secrets.token_hex(6)}"
+    directory = tmp_path_factory.mktemp("security")
+
+    async def execute(statement: str) -> None:
+        connection = await asyncpg.connect(postgres_server)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(execute(f"create database {name} template {postgres_template}"))
+    with EmbeddedValkey(directory / "valkey") as valkey:
+        product = Product(
+            directory / "product",
+            database_url=with_database(postgres_server, name),
+            valkey=valkey,
+            worker_count=0,
+            # Tests of the limit have processes of their own.
+            settings={"TURNKEEP_AUTH_FAILURES_PER_MINUTE": "0"},
+        )
+        yield asyncio.run(_populate(product))
+        product.stop()
+    asyncio.run(execute(f"drop database {name} with (force)"))
+
+
+async def _populate(product: Product) -> Target:
+    await product.be_whole()
+    async with Database(product.database_url, size=1) as database:
+        tenants = [await create_tenant(database, name) for name in ("A", "B")]
+        parties = []
+        for index, tenant_id in enumerate((tenants[0], tenants[0], tenants[1])):
+            user_id = await create_user(database, tenant_id, f"u{index}@example.org", "U")
+            keys = await _make_keys(database, product, tenant_id, user_id)
+            parties.append(Party(keys, await make_place(Client(product.port, keys.good))))
+    rss = psutil.Process(product.api.pid).memory_info().rss
+    return Target(product, product.port, parties[0], parties[1], parties[2], rss)
+
+
+async def _make_keys(database: Database, product: Product, tenant_id: Any, user_id: Any) -> Keys:
+    made = [
+        await create_api_key(
+            database, tenant_id=tenant_id, user_id=user_id, name=name, pepper=PEPPER.encode()
+        )
+        for name in ("good", "revoked", "expired")
+    ]
+    async with product.postgres() as admin:
+        for secret, column in ((made[1], "revoked_at"), (made[2], "expires_at")):
+            await admin.execute(
+                f"update api_keys set {column} = now() - interval '1 s' where key_hash = $1",  # noqa: S608
+                hash_secret(PEPPER.encode(), secret),
+            )
+    return Keys(*made)
+
+
+async def make_place(client: Client) -> Place:
+    """A fresh thread with a pending turn."""
+    thread = await client.post(f"{CHAT}/threads")
+    thread_id = thread.json["id"]
+    body = {"message": "x", "modelId": "scripted"}
+    turn = await client.post(f"{CHAT}/threads/{thread_id}/turns", body)
+    assert turn.status == 202, turn.body
+    return Place(thread_id, turn.json["id"])
+
+
+class Unharmed:
+    """What an attack may not change. `rows_changed` says that the test writes rows on purpose."""
+
+    def __init__(self) -> None:
+        self.rows_changed = False
+        self.slowest_s = 0.0
+
+
+async def count_rows(admin: Any) -> dict[str, int]:
+    """Rows of every table of ours."""
+    tables = await admin.fetch(
+        "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
+    )
+    counts = [f"select '{name}', count(*) from \"{name}\"" for (name,) in tables]  # noqa: S608
+    return dict(await admin.fetch(" union all ".join(counts)))
+
+
+@pytest.fixture
+async def unharmed(
+    target: Target, record_property: Callable[[str, object], None]
+) -> AsyncIterator[Unharmed]:
+    """No row, no defect and no secret in the log, no growth; and it still answers."""
+    watch = Unharmed()
+    log = target.product.api.log
+    read = log.stat().st_size
+    async with target.product.postgres() as admin:
+        before = await count_rows(admin)
+        yield watch
+        if not watch.rows_changed:
+            assert await count_rows(admin) == before
+    with log.open("rb") as lines:
+        lines.seek(read)
+        said = lines.read()
+    for word in (*NOT_IN_A_LOG, target.owner.keys.good.encode()):
+        assert word not in said, said[-2000:]
+    target.product.api.require_running()
+    assert (
+        await send(target.port, b"GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n")
+    ).status == 200
+    grown = psutil.Process(target.product.api.pid).memory_info().rss - target.rss_bytes
+    record_property("slowest_ms", round(watch.slowest_s * 1000, 1))
+    record_property("rss_growth_mib", round(grown / 2**20, 1))
+    assert grown < RSS_GROWTH_BYTES

@@ -1,0 +1,113 @@
+"""Route × credential. What is new, a route or a way to say who asks, needs its row here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from api.app import OPERATIONS, create_app
+from api.openapi import build_document
+from shared.settings import Settings
+from tests.security import routes
+from tests.security.conftest import Target, Unharmed
+from tests.security.credentials import (
+    ACCEPTED,
+    CARRIERS,
+    IN_THE_URL,
+    NOT_YET,
+    PREFIXES,
+    REFUSED,
+    bearer,
+)
+from tests.security.routes import GUARDED, PUBLIC, ROUTES, VALID, Place, Route
+from tests.security.wire import Answer, require_problem, send
+
+_PREFIX = re.compile(r'"(vai_[a-z]+_?)"')
+
+
+def test_every_vector_of_the_checklist_has_a_place() -> None:
+    tried = {"A01", "A02", "A03", "A09", "A10", "A11", "A13", "A16"}
+    assert tried | set(NOT_YET) == {f"A{number:02}" for number in range(1, 18)}
+    assert not tried & set(NOT_YET)
+
+
+def of(route: Route) -> str:
+    return route.name
+
+
+def test_every_route_has_a_row() -> None:
+    settings = Settings.model_validate(
+        {"database_url": "postgresql://x", "redis_url": "redis://x", "key_pepper": "p" * 16}
+    )
+    assert routes.names_of(create_app(settings)) == set(VALID)
+
+
+def test_only_the_plain_routes_are_public() -> None:
+    assert {route.name for route in ROUTES if route.operation is None} == PUBLIC
+
+
+def test_every_kind_of_credential_has_a_row() -> None:
+    document = build_document(OPERATIONS)
+    assert set(document["components"]["securitySchemes"]) == set(CARRIERS)
+    sources = [path for name in ("api", "shared") for path in Path(name).rglob("*.py")]
+    found = {prefix for path in sources for prefix in _PREFIX.findall(path.read_text())}
+    assert found == set(PREFIXES)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=of)
+async def test_a_valid_request_succeeds(target: Target, unharmed: Unharmed, route: Route) -> None:
+    unharmed.rows_changed = True
+    for make in ACCEPTED.values() if route in GUARDED else [lambda _: ()]:
+        place = await target.new_place(target.owner)
+        answer = await send(target.port, route.request(place, make(target.owner.keys)))
+        assert answer.status == route.status, answer.body
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=of)
+async def test_a_wrong_credential_is_refused(
+    target: Target, unharmed: Unharmed, route: Route
+) -> None:
+    told: dict[tuple[object, ...], str] = {}
+    for name, make in REFUSED.items():
+        request = route.request(target.owner.place, make(target.owner.keys))
+        answer = await send(target.port, request)
+        require_refusal(answer, target, name)
+        told[answer.told()] = name
+        unharmed.slowest_s = max(unharmed.slowest_s, answer.took_s)
+    assert len(told) == 1, "refusals differ: they tell what is wrong"
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=of)
+async def test_a_credential_in_the_url_is_none(
+    target: Target, unharmed: Unharmed, route: Route
+) -> None:
+    secret = target.owner.keys.good.encode()
+    for name in IN_THE_URL:
+        request = route.request(target.owner.place, ()).with_query(name.encode() + b"=" + secret)
+        require_refusal(await send(target.port, request), target, name)
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=of)
+async def test_a_stranger_is_refused_before_anything_is_looked_at(
+    target: Target, unharmed: Unharmed, route: Route
+) -> None:
+    """Neither a wrong id, nor a body without end, nor its type is told to who may not ask."""
+    request = route.request(target.owner.place, bearer("vai_sk_wrong"))
+    bad_id = route.request(Place("x", "x"), bearer("vai_sk_wrong"))
+    require_refusal(await send(target.port, bad_id), target, "bad id")
+    if route.has_body:
+        for framing in (b"content-length: 10000000000\r\n", b"transfer-encoding: chunked\r\n"):
+            endless = replace(request, body=None, framing=framing)
+            require_refusal(await send(target.port, endless), target, framing)
+        typeless = request.without(b"content-type").with_body(b"[" * 100_000)
+        require_refusal(await send(target.port, typeless), target, "no type")
+
+
+def require_refusal(answer: Answer, target: Target, name: object) -> None:
+    require_problem(answer, name)
+    assert answer.status == 401, (name, answer.status)
+    assert answer.header("www-authenticate") == "Bearer", name
+    assert target.owner.keys.good[:20].encode() not in answer.body, name
