@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     redis_prefix: str = Field(default="tk", pattern=r"^[a-z0-9-]{1,32}$")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    metrics_port: int | None = Field(default=None, description="Workers: serve /metrics there")
+    metrics_port: int | None = Field(
+        default=None, description="Workers: serve /metrics there, on TURNKEEP_HOST"
+    )
 
     # -- credentials
     key_pepper: SecretStr = Field(min_length=16, description="Keys the hashes of API keys")

@@ -23,7 +23,7 @@ async def serve(settings: Settings) -> None:
     """Runs a worker until it has been drained."""
     metrics = Metrics()
     if settings.metrics_port is not None:
-        start_http_server(settings.metrics_port, registry=metrics.registry)
+        start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
     async with open_parts(settings, metrics) as parts, TurnWorker(parts) as worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
