@@ -15,6 +15,7 @@ from shared.turn.state import mermaid
 _ARCHITECTURE = Path("docs/architecture.md")
 _DOCUMENTS = [
     Path("README.md"),
+    Path("SECURITY.md"),
     _ARCHITECTURE,
     Path("docs/hot-path.md"),
     Path("docs/outbound.md"),

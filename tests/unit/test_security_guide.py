@@ -1,0 +1,40 @@
+"""`SECURITY.md` says what is so: its settings exist, its figures are the code's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from api import body, connection, failed_credentials
+from api.chat import schemas
+from shared.service import api_keys
+from shared.settings import Settings
+
+_GUIDE = Path("SECURITY.md").read_text()
+
+
+def test_its_settings_exist() -> None:
+    for name in re.findall(r"TURNKEEP_(\w+)", _GUIDE):
+        assert name.lower() in Settings.model_fields, name
+
+
+def test_its_figures_are_those_of_the_code() -> None:
+    fields = Settings.model_fields
+    assert (connection.MAX_HEAD_BYTES, connection.HEAD_TIMEOUT_S) == (64 * 1024, 10)
+    assert (body.MAX_DEPTH, body.RECEIVE_TIMEOUT_S) == (32, 10)
+    assert connection.STALL_TIMEOUT_S == fields["send_timeout_s"].default == 30
+    assert fields["max_body_bytes"].default == 2**20
+    assert fields["stream_max_age_s"].default == 900
+    assert fields["keep_alive_s"].default == 15
+    assert fields["event_log_ttl_s"].default == 3600
+    assert fields["event_log_max_bytes"].default == 16 * 2**20
+    timeouts = ("first_token_timeout_s", "idle_timeout_s", "turn_timeout_s")
+    assert [fields[name].default for name in timeouts] == [30, 60, 300]
+    assert (schemas.MAX_TEXT_CHARS, schemas.MAX_PROMPT_CHARS) == (200_000, 32_768)
+    assert schemas.MAX_OBJECT_BYTES == 16 * 1024
+    assert fields["auth_failures_per_minute"].default == 120
+    assert failed_credentials.WINDOW_S == 60
+    assert fields["host"].default == "127.0.0.1"
+    assert fields["redis_prefix"].default == "tk"
+    assert (api_keys.SECRET_PREFIX, api_keys._SHOWN_CHARS) == ("vai_sk_", 12)
+    assert len(_GUIDE.splitlines()) <= 120
