@@ -5,7 +5,7 @@ BOOTSTRAP = $(PYTHON) deploy/bootstrap.py
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full check fmt lint types imports codespell lock lock-check clean
+.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full check fmt lint types imports codespell lock lock-check audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -31,7 +31,7 @@ bench: ## Turnkeep beside a plain baseline, 10 minutes; the report lands in docs
 	@$(BOOTSTRAP) bench $(ARGS)
 bench-full: ## longer, and with millions of turns, 100,000 pending, 10,000 idle streams
 	@$(BOOTSTRAP) bench --full $(ARGS)
-check: ## what CI runs: lint, types, imports, spelling, locks, tests
+check: ## what CI runs: lint, types, imports, spelling, locks, advisories, tests
 	@$(BOOTSTRAP) check $(ARGS)
 
 ##@ Change
@@ -49,5 +49,7 @@ lock: ## renew requirements*.lock from pyproject.toml (needs uv)
 	@$(BOOTSTRAP) lock $(ARGS)
 lock-check: ## do the locks belong to pyproject.toml?
 	@$(BOOTSTRAP) lock-check
+audit: ## known advisories about what the lock pins; writes sbom.json (CycloneDX)
+	@$(BOOTSTRAP) audit
 clean: ## remove .venv and caches (not .turnkeep: that is data)
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -44,9 +44,10 @@ COMMANDS = {
     "imports": [".venv/bin/lint-imports", "--no-logo"],
     "codespell": ["-m", "codespell_lib"],
     "lock-check": ["deploy/lock.py", "--check"],
+    "audit": ["-m", "deploy.audit"],
     "lock": ["deploy/lock.py"],
 }
-CHECK = ["lint", "lint-format", "types", "imports", "codespell", "lock-check", "test"]
+CHECK = ["lint", "lint-format", "types", "imports", "codespell", "lock-check", "audit", "test"]
 
 
 def say(text: str) -> None:
