@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> Starlette:
     app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.draining = False
+    app.state.redis_was_fit = False
     app.state.metrics = counters
     app.state.failed_credentials = FailedCredentials(settings.auth_failures_per_minute)
     return app

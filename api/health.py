@@ -1,4 +1,8 @@
-"""Liveness: the loop answers. Readiness: Postgres answers. Redis restarts nobody."""
+"""Liveness: the loop answers. Readiness: Postgres answers. Redis restarts nobody.
+
+But a Redis that drops keys when it is full is a mistake of who set it up, and best told before the
+first request: a process that starts on one is not ready. One that runs already only says so.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Final
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,6 +19,9 @@ from shared.errors import PostgresUnavailable, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 
 CHECK_TIMEOUT_S: Final = 1.0
+EVICTS: Final = "evicts keys: set maxmemory-policy to noeviction"
+
+log = structlog.get_logger(__name__)
 
 
 async def livez(_: Request) -> Response:
@@ -27,9 +35,11 @@ async def readyz(request: Request) -> Response:
         return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
     async with asyncio.TaskGroup() as group:
         postgres = group.create_task(_postgres_answers(request))
-        redis = group.create_task(_redis_answers(request))
-    checks = {"postgres": _word(postgres.result()), "redis": _word(redis.result())}
-    if postgres.result():
+        redis = group.create_task(_look_at_redis(request))
+    checks = {"postgres": _word(postgres.result()), "redis": redis.result()}
+    state = request.app.state
+    state.redis_was_fit = state.redis_was_fit or redis.result() != EVICTS
+    if postgres.result() and state.redis_was_fit:
         return _answer(HTTPStatus.OK, {"status": "ok", "checks": checks})
     return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unavailable", "checks": checks})
 
@@ -43,13 +53,17 @@ async def _postgres_answers(request: Request) -> bool:
     return True
 
 
-async def _redis_answers(request: Request) -> bool:
+async def _look_at_redis(request: Request) -> str:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await request.app.state.redis.call("PING")
+            info: bytes = await request.app.state.redis.call("INFO", "memory")
     except (RedisUnavailable, RedisReplyError, TimeoutError):
-        return False
-    return True
+        return "unavailable"
+    said = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
+    if said.get(b"maxmemory_policy", b"noeviction") == b"noeviction":
+        return "ok"
+    log.warning("redis.evicts", policy=said[b"maxmemory_policy"].decode())
+    return EVICTS
 
 
 def _word(answers: bool) -> str:

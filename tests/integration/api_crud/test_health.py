@@ -41,3 +41,20 @@ async def test_draining(anonymous: Any, app: Starlette) -> None:
     answer = await anonymous.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "draining"})
     assert (await anonymous.get("/livez")).status_code == 200
+
+
+async def test_a_redis_that_drops_keys_is_told_and_starts_nobody(
+    anonymous: Any, app: Starlette, redis: RedisConnection
+) -> None:
+    await redis.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        starting = await anonymous.get("/readyz")
+        app.state.redis_was_fit = True
+        running = await anonymous.get("/readyz")
+    finally:
+        await redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert (starting.status_code, running.status_code) == (503, 200)
+    for answer in (starting, running):
+        assert "noeviction" in answer.json()["checks"]["redis"]
+    app.state.redis_was_fit = False
+    assert (await anonymous.get("/readyz")).status_code == 200
