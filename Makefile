@@ -5,7 +5,7 @@ BOOTSTRAP = $(PYTHON) deploy/bootstrap.py
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full check fmt lint types imports codespell lock lock-check audit clean
+.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full chaos chaos-long check fmt lint types imports codespell lock lock-check audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -31,6 +31,10 @@ bench: ## Turnkeep beside a plain baseline, 10 minutes; the report lands in docs
 	@$(BOOTSTRAP) bench $(ARGS)
 bench-full: ## longer, and with millions of turns, 100,000 pending, 10,000 idle streams
 	@$(BOOTSTRAP) bench --full $(ARGS)
+chaos: ## break a deployment under load and check every promise, 15 minutes; a report as well
+	@$(BOOTSTRAP) chaos $(ARGS)
+chaos-long: ## the same at full length, three seeds, on Valkey and on Debian's Redis: hours
+	@$(BOOTSTRAP) chaos --profile long --seeds 3 --redis valkey,redis $(ARGS)
 check: ## what CI runs: lint, types, imports, spelling, locks, advisories, tests
 	@$(BOOTSTRAP) check $(ARGS)
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "test-integration": ["-m", "pytest", "tests/integration"],
     "test-acceptance": ["-m", "pytest", "tests/acceptance"],
     "bench": ["-m", "benchmarks", "--report"],
+    "chaos": ["-m", "tests.chaos"],
     "fmt": ["-m", "ruff", "format", "."],
     "lint": ["-m", "ruff", "check", "."],
     "lint-format": ["-m", "ruff", "format", "--check", "."],

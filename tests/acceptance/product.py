@@ -108,9 +108,11 @@ class Process:
 
 
 class Api(Process):
-    def __init__(self, name: str, settings: dict[str, str], log: Path, options: list[str]) -> None:
+    def __init__(
+        self, name: str, settings: dict[str, str], log: Path, arguments: list[str]
+    ) -> None:
         self.port = int(settings["TURNKEEP_PORT"])
-        super().__init__(name, [*options, "-m", "api"], settings, log)
+        super().__init__(name, arguments, settings, log)
 
     async def readiness(self) -> int | None:
         """Status of /readyz; None when nobody listens."""
@@ -128,9 +130,11 @@ class Api(Process):
 
 
 class Worker(Process):
-    def __init__(self, name: str, settings: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, settings: dict[str, str], log: Path, arguments: list[str]
+    ) -> None:
         self.metrics_port = int(settings["TURNKEEP_METRICS_PORT"])
-        super().__init__(name, ["-m", "worker"], settings, log)
+        super().__init__(name, arguments, settings, log)
 
     async def ready(self) -> None:
         def is_ready() -> bool:
@@ -187,26 +191,31 @@ class Product:
         settings: Mapping[str, str] | None = None,
         *,
         port: int | None = None,
-        options: list[str] | None = None,
+        arguments: list[str] | None = None,
     ) -> Api:
+        """`arguments` of the interpreter, in place of those that run the API."""
         port = port or free_port()
         name = f"api-{len(self.started)}"
         process = Api(
             name,
             self._settings(TURNKEEP_PORT=str(port), **(settings or {})),
             self.directory / f"{name}.log",
-            options or [],
+            arguments or ["-m", "api"],
         )
         self.started.append(process)
         self.apis.append(process)
         return process
 
-    def start_worker(self, **settings: str) -> Worker:
+    def start_worker(
+        self, settings: Mapping[str, str] | None = None, *, arguments: list[str] | None = None
+    ) -> Worker:
+        """As `start_api`."""
         name = f"worker-{len(self.started)}"
         process = Worker(
             name,
-            self._settings(TURNKEEP_METRICS_PORT=str(free_port()), **settings),
+            self._settings(TURNKEEP_METRICS_PORT=str(free_port()), **(settings or {})),
             self.directory / f"{name}.log",
+            arguments or ["-m", "worker"],
         )
         self.started.append(process)
         self.workers.append(process)
@@ -255,7 +264,7 @@ class Product:
     async def other_workers(self, count: int, **settings: str) -> AsyncIterator[list[Worker]]:
         """Workers with other settings in place of the usual ones, for a while."""
         await self.let_go(*self.workers)
-        others = [self.start_worker(**settings) for _ in range(count)]
+        others = [self.start_worker(settings) for _ in range(count)]
         await self.be_ready()
         try:
             yield others
@@ -278,7 +287,14 @@ class Product:
                 stubborn.append(str(error))
         left = {process.name: kin for process in self.started if (kin := process.kin())}
         codes = {process.name: process.exit_code for process in self.started}
-        bad = {name: code for name, code in codes.items() if code not in (0, -signal.SIGKILL)}
+        newborn = {process.name for process in self.started if not process.log.stat().st_size}
+        bad = {
+            name: code
+            for name, code in codes.items()
+            # SIGTERM simply ends a process that has not come to handle it yet.
+            if code not in (0, -signal.SIGKILL)
+            and not (code == -signal.SIGTERM and name in newborn)
+        }
         assert not stubborn
         assert not left, f"processes left behind: {left}"
         assert not bad, f"exit codes: {bad}"

@@ -581,7 +581,7 @@ async def roll_workers(
             assert await worker.ended(30) == 0
             drains.append(time.monotonic() - sent_at)
             product.workers.remove(worker)
-            await product.start_worker(TURNKEEP_DRAIN_S=str(drain_s)).ready()
+            await product.start_worker({"TURNKEEP_DRAIN_S": str(drain_s)}).ready()
             turns_before = len(turns)
             await wait_until(lambda: len(turns) >= turns_before + lines, "load goes on")  # noqa: B023
         done.set()
@@ -642,7 +642,7 @@ async def watch_idle_api(product: Product, *, turns: int = 10) -> Idle:
     used = psutil.Process(api.pid).memory_info().rss
     await product.let_go(api)
 
-    api = product.start_api(options=["-X", "importtime"])
+    api = product.start_api(arguments=["-X", "importtime", "-m", "api"])
     await api.ready()
     await _use(Client(api.port, product.api_key), 1)
     await product.let_go(api)

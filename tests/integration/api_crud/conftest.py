@@ -62,6 +62,7 @@ def app(api: Api) -> Starlette:
         "failed_credentials": FailedCredentials(0),
         "metrics": Metrics(),
         "draining": False,
+        "redis_was_fit": False,
     }.items():
         setattr(app.state, name, value)
     return app

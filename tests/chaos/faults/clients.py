@@ -1,0 +1,118 @@
+"""F50, F51, F53: clients that leave at once, all leave together, or never finish a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+from tests.acceptance.client import Client
+from tests.acceptance.talk import events_path, submit
+from tests.chaos.arena import Arena, Evidence, Fault
+from tests.fixtures.waiting import wait_until
+
+AT_ONCE = 50
+
+
+async def _open_and_reset(arena: Arena) -> Evidence:
+    count = arena.times(1000, 5000)
+    client = arena.workload.client
+    turn = await submit(client, {"deltas": 2000, "intervalMs": 20})
+    request = _request(client, events_path(turn["id"]))
+    for _ in range(count // AT_ONCE):
+        await asyncio.gather(*(_reset(client.port, request) for _ in range(AT_ONCE)))
+    followers = await _settled(client.port)
+    return Evidence(count, f"{count} streams opened and reset; {followers} left open at the end")
+
+
+async def _reset(port: int, request: bytes) -> None:
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        raw = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.write(request)
+        await writer.drain()
+        writer.transport.abort()
+
+
+async def _settled(port: int) -> int:
+    """Open streams of one API once no more of them end."""
+    client = Client(port, None)
+
+    async def count() -> int:
+        answer = await client.get("/metrics")
+        lines = answer.body.decode().splitlines()
+        line = next(line for line in lines if line.startswith("turnkeep_open_streams "))
+        return int(float(line.split()[1]))
+
+    async def few() -> bool:
+        return await count() <= 100  # what the load itself has open
+
+    await wait_until(few, "reset streams are forgotten", 20)
+    return await count()
+
+
+async def _drop_all_streams(arena: Arena) -> Evidence:
+    before = arena.workload.reconnects
+    dropped = 0
+    for _ in range(arena.times(5, 30)):
+        for link in arena.deployment.client_links:
+            dropped += link.cut()
+        await asyncio.sleep(1)
+    reconnects = arena.workload.reconnects - before
+    return Evidence(
+        dropped if reconnects else 0,
+        f"{dropped} client connections cut at once; {reconnects} streams came back",
+        {"reconnects": reconnects},
+    )
+
+
+async def _trickle(arena: Arena) -> Evidence:
+    """Heads and bodies that come a byte at a time."""
+    count = 250
+    client = arena.workload.client
+    loop = asyncio.get_running_loop()
+
+    async def trickle(payload: bytes) -> float:
+        began = loop.time()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(40):
+                reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+                writer.write(payload)
+                while not reader.at_eof():
+                    writer.write(b"x")
+                    await writer.drain()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(2):
+                            await reader.read(1000)
+                writer.close()
+        return loop.time() - began
+
+    head = b"GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "
+    body = _request(client, "/api/v1/chat/threads", method="POST", length=100_000)
+    times = await asyncio.gather(*(trickle(one) for one in (head, body) for _ in range(count)))
+    assert max(times) < 35, f"a connection that never finished lived {max(times):.0f} s"
+    return Evidence(
+        len(times),
+        f"{len(times)} requests a byte at a time, each ended within {max(times):.1f} s",
+        {"longest s": max(times)},
+    )
+
+
+def _request(client: Client, path: str, *, method: str = "GET", length: int = 0) -> bytes:
+    head = [
+        f"{method} {path} HTTP/1.1",
+        "host: x",
+        f"authorization: Bearer {client.api_key}",
+    ]
+    if length:
+        head += ["content-type: application/json", f"content-length: {length}"]
+    return "\r\n".join([*head, "", ""]).encode()
+
+
+CLIENT_FAULTS = (
+    Fault("F50", "streams are opened and reset at once", "client", _open_and_reset),
+    Fault("F51", "all streams are dropped together", "client", _drop_all_streams),
+    Fault("F53", "requests come a byte at a time", "client", _trickle),
+)

@@ -1,0 +1,169 @@
+"""The report of chaos runs: what was broken, measured, found not to hold, and left out."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.chaos import figures
+from tests.chaos.catalogue import LEFT_OUT
+from tests.chaos.history import Accept
+from tests.chaos.invariants.figures import at_most_95
+from tests.chaos.mutants import mutation_score
+from tests.chaos.run import Outcome, Row
+
+_MIB = 2**20
+
+
+def write_report(outcomes: list[Outcome], path: Path) -> None:
+    """Writes all runs into one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(_report(outcomes)) + "\n")
+
+
+def _report(outcomes: list[Outcome]) -> Iterator[str]:
+    yield f"# Chaos, {datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC"
+    yield ""
+    yield (
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.release()}. Two APIs and two workers, PostgreSQL with fsync, every process on "
+        "links of its own; users submit, follow, come again, poll and cancel all the while. "
+        "Made by `python -m tests.chaos`; what each figure means stands in `docs/chaos.md`."
+    )
+    yield ""
+    yield from _summary(outcomes)
+    for outcome in outcomes:
+        yield from _run(outcome)
+    yield "## Left out"
+    yield ""
+    for ids, reason in LEFT_OUT.items():
+        yield f"- {ids}: {reason}."
+    for outcome in outcomes:
+        for row in outcome.rows:
+            if row.skipped:
+                yield f"- {row.fault.id} {row.fault.title}: skipped, {row.skipped}."
+
+
+def _summary(outcomes: list[Outcome]) -> Iterator[str]:
+    accepted = sum(_count_accepted(outcome) for outcome in outcomes)
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    happened = [row for row in rows if row.evidence is not None]
+    times = sum(row.evidence.times for row in happened if row.evidence)
+    kinds = len({row.fault.id for row in happened})
+    score = mutation_score()
+    broken = sorted({name for outcome in outcomes for name in outcome.report.violated})
+    failed = [f"{row.fault.id}: {row.problem}" for row in rows if row.problem]
+    yield "| what | figure |"
+    yield "|---|---|"
+    yield f"| faults injected / kinds / seeds | {times:,} / {kinds} / {len(outcomes)} |"
+    for name, invariant in (
+        ("lost", "I1"),
+        ("with two ends", "I2"),
+        ("duplicated", "I8"),
+        ("seen by another tenant", "I14"),
+    ):
+        count = sum(_violations(outcome, invariant) for outcome in outcomes)
+        bound = at_most_95(count, accepted)
+        yield (
+            f"| turns {name}, of {accepted:,} accepted under fault | {count} "
+            f"(at most {bound:.1e} a turn, 95 %) |"
+        )
+    yield f"| promises broken | {', '.join(broken) or 'none'} |"
+    yield f"| faults that failed | {'; '.join(failed) or 'none'} |"
+    yield f"| planted violations caught by the checker | {score} |"
+    yield ""
+
+
+def _run(outcome: Outcome) -> Iterator[str]:
+    plan = outcome.plan
+    servers = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
+    lease_s = plan.clocks.get("TURNKEEP_LEASE_S", "8")
+    yield f"## Seed {plan.seed}: {servers}"
+    yield ""
+    yield (
+        f"{len(plan.faults)} kinds of faults in {outcome.lasted_s / 60:.1f} minutes, pace "
+        f"{plan.pace:g}, {plan.sessions} users at work, leases of {lease_s} s, "
+        f"{outcome.report.events:,} events."
+    )
+    yield ""
+    yield from _measured(outcome)
+    yield "### Faults"
+    yield ""
+    heads = "id", "fault", "what was seen", "submits refused", "none accepted for", "works after"
+    yield f"| {' | '.join(heads)} |"
+    yield "|---|---|---|---|---|---|"
+    felt = figures.outages(outcome.events, outcome.rows)
+    for row in outcome.rows:
+        outage = felt[row.fault.id]
+        yield (
+            f"| {row.fault.id} | {row.fault.title} | {_seen(row)} | {outage.refused} | "
+            f"{outage.longest_s:.1f} s | {row.recovered_s:.1f} s |"
+        )
+    yield ""
+    yield "### Invariants"
+    yield ""
+    yield "| | promise | verdict | checked | violations |"
+    yield "|---|---|---|---|---|"
+    for verdict in outcome.report.verdicts:
+        yield (
+            f"| {verdict.invariant} | {verdict.title} | {verdict.word} | {verdict.checked:,} | "
+            f"{verdict.count} |"
+        )
+    yield ""
+    for violation in outcome.report.violations[:20]:
+        yield f"- {violation}"
+    if outcome.report.violations:
+        yield ""
+
+
+def _seen(row: Row) -> str:
+    if row.skipped:
+        return f"skipped: {row.skipped}"
+    if row.problem:
+        return f"**failed**: {row.problem}"
+    return row.evidence.seen if row.evidence else ""
+
+
+def _measured(outcome: Outcome) -> Iterator[str]:
+    events = outcome.events
+    yield "| measured | |"
+    yield "|---|---|"
+    yield f"| turns accepted | {_count_accepted(outcome):,} |"
+    for cause, times in figures.takeovers(events, outcome.kills).items():
+        yield f"| takeover, process {cause}: death → next claim | {times} |"
+    refused = sum(
+        float(row.evidence.figures.get("refused", 0))
+        for row in outcome.rows
+        if row.evidence and row.fault.id == "F03"
+    )
+    yield f"| writes of workers that were replaced, all refused | {refused:.0f} |"
+    read = figures.streams(events)
+    yield (
+        f"| streams | {read.connections:,} connections, {read.reconnects:,} of them reconnects; "
+        f"{read.frames:,} frames, {read.after_attempt_2} attempts announced after the first, "
+        f"{read.snapshots} snapshots |"
+    )
+    cancels = figures.cancels(events)
+    yield f"| cancel: asked → answered | {cancels.answer} |"
+    later = cancels.heard_later or "none"
+    yield f"| cancel: answered → last delta of a reader at another API | {later} |"
+    for kind in ("api", "worker"):
+        memory = figures.growth(events, kind, "rss_bytes")
+        files = figures.growth(events, kind, "open_files")
+        yield (
+            f"| {kind}: memory, open files | at most {memory.most / _MIB:.0f} MiB "
+            f"({memory.per_hour / _MIB:+.1f} MiB/h), at most {files.most:.0f} "
+            f"({files.per_hour:+.0f}/h) |"
+        )
+    yield ""
+
+
+def _count_accepted(outcome: Outcome) -> int:
+    return len({e.turn for e in outcome.events if isinstance(e, Accept) and e.outcome == "ok"})
+
+
+def _violations(outcome: Outcome, invariant: str) -> int:
+    return sum(v.count for v in outcome.report.verdicts if v.invariant == invariant)
