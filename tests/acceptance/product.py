@@ -109,10 +109,14 @@ class Process:
 
 class Api(Process):
     def __init__(
-        self, name: str, settings: dict[str, str], log: Path, arguments: list[str]
+        self,
+        name: str,
+        settings: dict[str, str],
+        log: Path,
+        arguments: list[str] | None = None,
     ) -> None:
         self.port = int(settings["TURNKEEP_PORT"])
-        super().__init__(name, arguments, settings, log)
+        super().__init__(name, arguments or ["-m", "api"], settings, log)
 
     async def readiness(self) -> int | None:
         """Status of /readyz; None when nobody listens."""
@@ -131,10 +135,14 @@ class Api(Process):
 
 class Worker(Process):
     def __init__(
-        self, name: str, settings: dict[str, str], log: Path, arguments: list[str]
+        self,
+        name: str,
+        settings: dict[str, str],
+        log: Path,
+        arguments: list[str] | None = None,
     ) -> None:
         self.metrics_port = int(settings["TURNKEEP_METRICS_PORT"])
-        super().__init__(name, arguments, settings, log)
+        super().__init__(name, arguments or ["-m", "worker"], settings, log)
 
     async def ready(self) -> None:
         def is_ready() -> bool:
@@ -200,7 +208,7 @@ class Product:
             name,
             self._settings(TURNKEEP_PORT=str(port), **(settings or {})),
             self.directory / f"{name}.log",
-            arguments or ["-m", "api"],
+            arguments,
         )
         self.started.append(process)
         self.apis.append(process)
@@ -215,7 +223,7 @@ class Product:
             name,
             self._settings(TURNKEEP_METRICS_PORT=str(free_port()), **(settings or {})),
             self.directory / f"{name}.log",
-            arguments or ["-m", "worker"],
+            arguments,
         )
         self.started.append(process)
         self.workers.append(process)
