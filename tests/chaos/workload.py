@@ -241,7 +241,7 @@ class Workload:
             return int(
                 await admin.fetchval(
                     "select count(*) from chaos_transitions"
-                    " where old_worker like $1 and crash_count > old_crash_count",
+                    " where old_worker_id like $1 and crash_count > old_crash_count",
                     f"%-{process.pid}-%",
                 )
             )
