@@ -147,6 +147,11 @@ class Workload:
     # -- what faults need to know
 
     @property
+    def tenant(self) -> Tenant:
+        """The first one."""
+        return self._tenants[0]
+
+    @property
     def client(self) -> Client:
         """Of the first tenant, to the first API, past its link."""
         return Client(self._deployment.apis[0].port, self._tenants[0].api_key)
@@ -201,10 +206,10 @@ class Workload:
     async def _probe(self, client: Client) -> bool:
         thread = self._tenants[0].threads[0]
         body = {
-            "message": f"{PROMPT} {self._next_name()}",
+            "message": f"{PROMPT} {self.next_name()}",
             "modelId": "scripted",
             "settings": {"script": {"deltas": 1, "intervalMs": 0}},
-            "concurrencyKey": self._next_name(),
+            "concurrencyKey": self.next_name(),
         }
         try:
             async with asyncio.timeout(5):
@@ -263,7 +268,7 @@ class Workload:
 
     def _plan(self, chance: Any) -> Plan:
         tenant = chance.choice(self._tenants)
-        name = self._next_name()
+        name = self.next_name()
         fought_for = chance.random() < 0.3
         concurrency_key = f"{tenant.id}-{chance.randrange(KEYS)}" if fought_for else ""
         ends = chance.choices(
@@ -283,7 +288,7 @@ class Workload:
             body["concurrencyKey"] = concurrency_key
         return Plan(tenant, chance.choice(tenant.threads), name, concurrency_key, body, ends)
 
-    def _next_name(self) -> str:
+    def next_name(self) -> str:
         self._names += 1
         return f"t{self._seed}-{self._names}"
 
@@ -405,19 +410,19 @@ class Workload:
 
     async def _follow(self, plan: Plan, turn: str, chance: Any, *, leaves: bool) -> None:
         """Reads a turn's stream to its end, over as many connections as that takes."""
-        chain, cursor, number = f"{turn}/{self._next_name()}", "0-0", 0
+        chain, cursor, number = f"{turn}/{self.next_name()}", "0-0", 0
         give_up_at = time.monotonic() + GIVE_UP_S
         while time.monotonic() < give_up_at:
             quota = chance.randint(1, 30) if leaves else None
             number += 1
-            reader = _Reader(self.history, plan.tenant, chain, f"{chain}/{number}", turn)
+            reader = Reader(self.history, plan.tenant, chain, f"{chain}/{number}", turn)
             client = self.any_client(plan.tenant)
             cursor = await reader.read(client, cursor, quota)
             if reader.has_ended:
                 return
             if reader.is_gone:
                 # What the cursor points into was lost with Redis: as documented, begin anew.
-                chain, cursor, number = f"{turn}/{self._next_name()}", "0-0", 0
+                chain, cursor, number = f"{turn}/{self.next_name()}", "0-0", 0
             self._counts.reconnects += 1
             if reader.failed:
                 await asyncio.sleep(_PAUSE_S)
@@ -435,17 +440,24 @@ class Workload:
             return None
 
 
-class _Reader:
+class Reader:
     """One connection of a chain."""
 
     def __init__(
-        self, history: told.History, tenant: Tenant, chain: str, connection: str, turn: str
+        self,
+        history: told.History,
+        tenant: Tenant,
+        chain: str,
+        connection: str,
+        turn: str,
+        credential: str = "",
     ) -> None:
         self.history = history
         self._tenant = tenant
         self._chain = chain
         self._connection = connection
         self._turn = turn
+        self._credential = credential
         self.has_ended = False
         self.failed = False
         self.is_gone = False
@@ -498,6 +510,7 @@ class _Reader:
                 chain=self._chain,
                 connection=self._connection,
                 turn=self._turn,
+                credential=self._credential,
                 after=after,
                 http=status,
             )

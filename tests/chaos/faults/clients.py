@@ -6,10 +6,16 @@ import asyncio
 import contextlib
 import socket
 import struct
+from uuid import UUID
 
+from shared.postgres.pool import Database
+from shared.service.api_keys import create_api_key, list_api_keys, revoke_api_key
 from tests.acceptance.client import Client
-from tests.acceptance.talk import events_path, submit
+from tests.acceptance.product import PEPPER
+from tests.acceptance.talk import CHAT, events_path, submit
+from tests.chaos import history as told
 from tests.chaos.arena import Arena, Evidence, Fault
+from tests.chaos.workload import Reader
 from tests.fixtures.waiting import wait_until
 
 AT_ONCE = 50
@@ -111,8 +117,53 @@ def _request(client: Client, path: str, *, method: str = "GET", length: int = 0)
     return "\r\n".join([*head, "", ""]).encode()
 
 
+async def _revoke(arena: Arena) -> Evidence:
+    """A key is revoked while it has streams open at both APIs."""
+    workload, tenant = arena.workload, arena.workload.tenant
+    async with Database(arena.deployment.database_url, size=1) as database:
+        secret = await create_api_key(
+            database,
+            tenant_id=UUID(tenant.id),
+            user_id=UUID(tenant.user),
+            name="soon revoked",
+            pepper=PEPPER.encode(),
+        )
+        keys = await list_api_keys(database, UUID(tenant.id))
+        key_id = next(row["id"] for row in keys if row["name"] == "soon revoked")
+        turn = await submit(workload.client, {"deltas": 3000, "intervalMs": 10})
+        readers = [
+            asyncio.create_task(_read_once(arena, secret, str(key_id), turn["id"], api.port))
+            for api in arena.deployment.apis
+            for _ in range(5)
+        ]
+        await asyncio.sleep(1)
+        began = told.now()
+        assert await revoke_api_key(database, key_id)
+        revoked = told.now()
+        workload.history.append(
+            told.Revoke(began=began, at=revoked, outcome="ok", credential=str(key_id))
+        )
+        ended = await asyncio.gather(*readers)
+    longest_s = max(at - revoked for at in ended) / 1e9
+    for api in arena.deployment.apis:
+        answer = await Client(api.port, secret).get(f"{CHAT}/turns/{turn['id']}")
+        assert answer.status == 401, answer.status
+    await workload.client.post(f"{CHAT}/turns/{turn['id']}/cancel", {})
+    seen = f"{len(ended)} streams of a revoked key closed within {longest_s:.1f} s"
+    return Evidence(len(ended), seen, {"closed within s": longest_s})
+
+
+async def _read_once(arena: Arena, secret: str, key_id: str, turn: str, port: int) -> int:
+    workload = arena.workload
+    chain = f"{turn}/{workload.next_name()}"
+    reader = Reader(workload.history, workload.tenant, chain, f"{chain}/1", turn, key_id)
+    await reader.read(Client(port, secret), "0-0", None)
+    return told.now()
+
+
 CLIENT_FAULTS = (
     Fault("F50", "streams are opened and reset at once", "client", _open_and_reset),
     Fault("F51", "all streams are dropped together", "client", _drop_all_streams),
+    Fault("A03", "a key is revoked under open streams", "client", _revoke),
     Fault("F53", "requests come a byte at a time", "client", _trickle),
 )
