@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -11,18 +11,21 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
+from api.admission import Admission, RateLimit
 from api.chat import messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
 from api.metrics import CountRequests, RequestCounter
 from api.openapi import build_document, routes_from, serve_document
+from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
 from api.stream_keeper import StreamKeeper
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
+from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
 from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
@@ -37,10 +40,13 @@ class Application(Starlette):
     """Starlette, with a short way in for the hot operations."""
 
     hot_routes: HotRoutes
+    rate_limit: RateLimit | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the lifespan."""
         scope["app"] = self
+        if self.rate_limit is not None and scope["type"] == "http":
+            send = self.rate_limit.telling(scope, send)
         if scope["type"] != "http" or not await self.hot_routes.answer(scope, receive, send):
             await super().__call__(scope, receive, send)
 
@@ -60,6 +66,8 @@ def create_app(settings: Settings) -> Starlette:
         {"get_turn": _answer_get_turn},
         counter,
     )
+    per_minute = settings.rate_limit_per_minute
+    app.rate_limit = RateLimit(per_minute) if per_minute else None
     # A redirect would be built from the Host header, which anybody can choose.
     app.router.redirect_slashes = False
     app.state.settings = settings
@@ -67,6 +75,7 @@ def create_app(settings: Settings) -> Starlette:
     app.state.redis_was_fit = False
     app.state.metrics = counters
     app.state.failed_credentials = FailedCredentials(settings.auth_failures_per_minute)
+    app.state.rate_limit = app.rate_limit
     return app
 
 
@@ -96,9 +105,12 @@ def begin_drain(app: Starlette) -> None:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     state = app.state
-    async with open_core(
-        settings, state.metrics, database_connections=settings.api_database_connections
-    ) as core:
+    async with AsyncExitStack() as stack:
+        core = await stack.enter_async_context(
+            open_core(
+                settings, state.metrics, database_connections=settings.api_database_connections
+            )
+        )
         state.database = core.database
         state.redis = core.connection
         state.event_log = core.event_log
@@ -107,13 +119,19 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.threads = ThreadService(state.database, state.turns)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
+        counter = BacklogCounter(core.database, core.backlog, state.metrics)
+        await stack.enter_async_context(counter)
+        pressure = Pressure(core.turns.commit_wait_s, state.metrics)
+        await stack.enter_async_context(pressure)
+        state.admission = Admission(settings, state.metrics, pressure)
         look_interval_s = min(1.0, settings.keep_alive_s / 4)
-        async with StreamKeeper(state.api_keys, look_interval_s=look_interval_s) as keeper:
-            state.streams = StreamContext(
-                hub=state.hub,
-                keeper=keeper,
-                settings=settings,
-                metrics=state.metrics,
-                is_draining=lambda: bool(state.draining),
-            )
-            yield
+        keeper = StreamKeeper(state.api_keys, look_interval_s=look_interval_s)
+        state.streams = StreamContext(
+            hub=state.hub,
+            keeper=await stack.enter_async_context(keeper),
+            slots=state.admission.streams,
+            settings=settings,
+            metrics=state.metrics,
+            is_draining=lambda: bool(state.draining),
+        )
+        yield

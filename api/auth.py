@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api.admission import CREDENTIAL, RateLimit
 from api.failed_credentials import FailedCredentials
 from shared.errors import NotAuthenticated
 from shared.service.api_keys import ApiKeys
@@ -14,8 +15,8 @@ from shared.turn.model import Principal
 MAX_SECRET_CHARS: Final = 512
 
 
-async def authenticate(request: Request) -> Principal:
-    """Who asks: `Authorization: Bearer`, else `X-API-Key`.
+async def authenticate(request: Request, *, is_vital: bool = False) -> Principal:
+    """Who asks: `Authorization: Bearer`, else `X-API-Key`. What is vital is never too much.
 
     A credential that is present but wrong is an error even when the other one would do: nobody
     should act under an identity they did not mean.
@@ -24,16 +25,26 @@ async def authenticate(request: Request) -> Principal:
         NotAuthenticated: no credential, or a wrong one.
         TooManyFailures: a wrong one, and many before it.
         PostgresUnavailable: nobody can tell.
+        RateLimitExceeded: the credential is good, but has asked too often.
     """
     api_keys: ApiKeys = request.app.state.api_keys
     bearers = [value for name, value in request.scope["headers"] if name == b"authorization"]
     known = api_keys.find_known(bearers[0]) if len(bearers) == 1 else None
-    if known is not None:
-        return known
+    principal = known or await _authenticate_unknown(request, is_guess=bool(bearers))
+    rate_limit: RateLimit | None = request.app.state.rate_limit
+    if rate_limit is not None:
+        request.scope[CREDENTIAL] = principal.key_id
+        if not is_vital:
+            rate_limit.take(principal.key_id)
+    return principal
+
+
+async def _authenticate_unknown(request: Request, *, is_guess: bool) -> Principal:
+    api_keys: ApiKeys = request.app.state.api_keys
     try:
         return await api_keys.authenticate(read_secret(request))
     except NotAuthenticated:
-        if bearers or "x-api-key" in request.headers:  # else nobody has guessed anything
+        if is_guess or "x-api-key" in request.headers:  # else nobody has guessed anything
             failed: FailedCredentials = request.app.state.failed_credentials
             failed.note(request.client.host if request.client else None)
         raise

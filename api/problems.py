@@ -35,6 +35,10 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.TurnNotFound: 404,
     errors.ConcurrencyConflict: 409,
     errors.CursorExpired: 410,
+    errors.QueueFull: 429,
+    errors.RateLimitExceeded: 429,
+    errors.TooManyStreams: 429,
+    errors.Saturated: 503,
     errors.TurnFailed: 500,  # never reaches HTTP: it is stored on the turn
     errors.PostgresUnavailable: 503,
     errors.RedisUnavailable: 503,
@@ -63,6 +67,12 @@ def problem_response(error: Exception) -> Response:
             return _problem(
                 503,
                 "The service is temporarily unavailable",
+                headers={"retry-after": str(error.retry_after_s)},
+            )
+        case errors.Overloaded():
+            return _problem(
+                STATUS_OF[type(error)],
+                str(error),
                 headers={"retry-after": str(error.retry_after_s)},
             )
         case errors.ConcurrencyConflict() | errors.CursorExpired():
@@ -103,6 +113,12 @@ async def _handle_absence(request: Request, error: Exception) -> Response:
     return problem_response(error)
 
 
+async def _handle_overload(request: Request, error: Exception) -> Response:
+    # Counted and not logged: under overload these are most of all requests.
+    request.app.state.metrics.refusals.labels(reason=getattr(error, "reason", "other")).inc()
+    return problem_response(error)
+
+
 async def _handle_departure(_: Request, __: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
@@ -115,6 +131,7 @@ async def _handle_defect(request: Request, error: Exception) -> Response:
 EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]]] = {
     TurnkeepError: _handle,
     errors.DependencyUnavailable: _handle_absence,
+    errors.Overloaded: _handle_overload,
     HTTPException: _handle,
     ClientDisconnect: _handle_departure,
     Exception: _handle_defect,

@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from api.admission import Slots
 from api.connection import CONNECTION, BoundedConnection
 from api.stream_keeper import StreamKeeper
 from api.streams.encoder import StreamEncoder
@@ -42,6 +43,7 @@ class StreamContext:
 
     hub: FollowHub
     keeper: StreamKeeper
+    slots: Slots
     settings: Settings
     metrics: Metrics
     is_draining: Callable[[], bool]
@@ -117,8 +119,9 @@ class EventStreamResponse:
         place = context.keeper.add(self)
         context.metrics.open_streams.inc()
         try:
-            async with self._follower, self._limit:
-                await self._stream(send)
+            with context.slots.hold(self.key_id):
+                async with self._follower, self._limit:
+                    await self._stream(send)
         except (TimeoutError, OSError):
             log.info("stream.client_stalled", turn_id=str(self._follower.turn_id))
         finally:

@@ -14,6 +14,11 @@ TurnkeepError
 │   │   └── TurnNotFound
 │   ├── ConcurrencyConflict
 │   └── CursorExpired
+├── Overloaded               too much at once; nothing was written, a later try may be served
+│   ├── QueueFull
+│   ├── RateLimitExceeded
+│   ├── TooManyStreams
+│   └── Saturated
 ├── TurnFailed               stored on the turn; reaches clients as an event
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
@@ -150,6 +155,44 @@ class CursorExpired(RequestRejected):
     def __init__(self, turn_id: str) -> None:
         super().__init__("Events before this cursor are no longer kept; read the turn instead")
         self.turn_id = turn_id
+
+
+class Overloaded(TurnkeepError):
+    """Refused early, so that what was accepted is served.
+
+    `reason` is a word for metrics, `retry_after_s` says when to come again.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, reason: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Overloaded):
+    """As many turns wait as may: of the concurrency key, the tenant or the deployment."""
+
+    code = "queue_full"
+
+
+class RateLimitExceeded(Overloaded):
+    """The credential has made more requests than its rate allows."""
+
+    code = "rate_limit_exceeded"
+
+
+class TooManyStreams(Overloaded):
+    """The credential has as many streams open as it may."""
+
+    code = "too_many_streams"
+
+
+class Saturated(Overloaded):
+    """The service itself does not keep up, whoever asks."""
+
+    code = "saturated"
 
 
 class TurnFailed(TurnkeepError):

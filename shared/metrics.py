@@ -65,4 +65,30 @@ class Metrics:
             "turnkeep_dependency_errors", "Requests refused because something of ours is away",
             ["code"], registry=registry,
         )  # fmt: skip
+        self.refusals = Counter(
+            "turnkeep_refusals", "Requests refused early, to serve what was accepted", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.queued_turns = Gauge(
+            "turnkeep_queued_turns", "Turns that wait, of the whole deployment", registry=registry
+        )
+        self.drain_rate = Gauge(
+            "turnkeep_drain_rate", "Turns a second that leave the queue of the whole deployment",
+            registry=registry,
+        )  # fmt: skip
+        self.open_polls = Gauge(
+            "turnkeep_open_polls", "Requests held by `Prefer: wait`", registry=registry
+        )
+        self.loop_lag = Gauge(
+            "turnkeep_loop_lag_seconds", "How late this process does what is due, smoothed",
+            registry=registry,
+        )  # fmt: skip
+        self.commit_wait = Gauge(
+            "turnkeep_commit_wait_seconds", "Of the submit that has waited longest for its batch",
+            registry=registry,
+        )  # fmt: skip
+        self.stalled_connections = Counter(
+            "turnkeep_stalled_connections", "Closed because the client did not take its answer",
+            registry=registry,
+        )  # fmt: skip
         ProcessCollector(registry=registry)

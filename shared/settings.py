@@ -95,8 +95,19 @@ class Settings(BaseSettings):
     stream_buffer_bytes: int = Field(default=262_144, ge=4096)
     send_timeout_s: float = Field(default=30.0, gt=0)
 
-    # -- limits on requests
+    # -- limits on requests; 0 is none. docs/overload.md says how to choose them
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    max_queued_per_key: int = Field(default=1000, ge=0, description="Turns that wait")
+    max_queued_per_tenant: int = Field(default=20_000, ge=0, description="Turns that wait")
+    max_queued: int = Field(default=200_000, ge=0, description="Turns that wait, of all tenants")
+    rate_limit_per_minute: int = Field(
+        default=0, ge=0, description="Requests of a credential, per API process"
+    )
+    max_streams_per_key: int = Field(
+        default=10_000, ge=0, description="Of a credential, per API process"
+    )
+    max_streams: int = Field(default=20_000, ge=0, description="Open ones, per API process")
+    max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")
 
     # -- requests to addresses that tenants choose: docs/outbound.md
     outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")

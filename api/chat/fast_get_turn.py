@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 from starlette.types import Scope, Send
 
+from api.admission import CREDENTIAL
 from api.chat.schemas import turn_to_json
 from api.conditional import entity_tag, turn_headers
 from shared.errors import PostgresUnavailable, TurnNotFound
@@ -70,6 +71,7 @@ class FastGetTurn:
         if asked is None or turn_id is None:
             return None
         principal, wanted_tag = asked
+        scope[CREDENTIAL] = principal.key_id
         try:
             row = await self._reads.get(turn_id, principal.tenant_id, principal.user_id)
             if row is None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.admission import Admission, soon_s
 from api.auth import authenticate
 from api.body import read_model
 from api.chat.schemas import (
@@ -23,6 +24,7 @@ from api.chat.schemas import (
 from api.chat.schemas import Turn as TurnSchema
 from api.chat.submit import build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
+from api.connection import end_when_lost
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
 from api.sse import EventStreamResponse, StreamContext
 from api.streams import vercel_ui
@@ -45,6 +47,12 @@ TURN: Final = f"{PREFIX}/turns/{{turn_id}}"
 async def stream_turn(request: Request) -> Answer:
     """Accepts a turn and streams it as a UI message stream."""
     principal = await authenticate(request)
+    _admission(request).require_calm()
+    with _admission(request).stream(principal.key_id):
+        return await _submit_and_stream(request, principal)
+
+
+async def _submit_and_stream(request: Request, principal: Principal) -> EventStreamResponse:
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=True)
@@ -74,14 +82,13 @@ async def stream_turn(request: Request) -> Answer:
 async def submit_turn(request: Request) -> Response:
     """Accepts a turn and answers at once, or when it has ended within `Prefer: wait`."""
     principal = await authenticate(request)
+    _admission(request).require_calm()
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=False)
     accepted = await _turns(request).submit(new)
-    turn, wait_s = accepted.turn, preferred_wait_s(request)
-    if wait_s:
-        turn = await _wait(request, principal, turn, wait_s)
-    headers = {**turn_headers(turn, wait_s), "location": _location(turn)}
+    turn, headers = await _wait_if_asked(request, principal, accepted.turn)
+    headers["location"] = _location(turn)
     if accepted.replayed:
         headers["idempotency-replayed"] = "true"
     status = HTTPStatus.OK if turn.is_terminal else HTTPStatus.ACCEPTED
@@ -90,12 +97,9 @@ async def submit_turn(request: Request) -> Response:
 
 async def get_turn(request: Request) -> Response:
     """One turn; long-polls with `Prefer: wait`, costs no body with `If-None-Match`."""
-    principal = await authenticate(request)
+    principal = await authenticate(request, is_vital=True)
     turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
-    wait_s = preferred_wait_s(request)
-    if wait_s:
-        turn = await _wait(request, principal, turn, wait_s)
-    headers = turn_headers(turn, wait_s)
+    turn, headers = await _wait_if_asked(request, principal, turn)
     if matches(request, entity_tag(turn)):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return _turn_response(turn, headers)
@@ -104,6 +108,11 @@ async def get_turn(request: Request) -> Response:
 async def follow_turn(request: Request) -> Answer:
     """A turn's events from a cursor, in the native protocol."""
     principal = await authenticate(request)
+    with _admission(request).stream(principal.key_id):
+        return await _follow(request, principal)
+
+
+async def _follow(request: Request, principal: Principal) -> Answer:
     query = read_query(request, TurnQuery)
     turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
     after = _read_cursor(request, query.after)
@@ -120,6 +129,11 @@ async def follow_turn(request: Request) -> Answer:
 async def attach_to_thread(request: Request) -> Answer:
     """The thread's active turn as a UI message stream; 204 when none is active."""
     principal = await authenticate(request)
+    with _admission(request).stream(principal.key_id):
+        return await _attach(request, principal)
+
+
+async def _attach(request: Request, principal: Principal) -> Answer:
     thread_id = path_uuid(request, "thread_id")
     turn = await _turns(request).find_active(principal, thread_id)
     if turn is None:
@@ -131,7 +145,7 @@ async def attach_to_thread(request: Request) -> Answer:
 
 async def cancel_thread_turn(request: Request) -> Response:
     """Stops the thread's active turn; nothing to stop is fine."""
-    principal = await authenticate(request)
+    principal = await authenticate(request, is_vital=True)
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, CancelTurn)
     turn = await _turns(request).cancel_thread(principal, thread_id, body.partial_text)
@@ -142,7 +156,7 @@ async def cancel_thread_turn(request: Request) -> Response:
 
 async def cancel_turn(request: Request) -> Response:
     """Stops one turn and shows it; one that has ended is shown as it is."""
-    principal = await authenticate(request)
+    principal = await authenticate(request, is_vital=True)
     turn_id = path_uuid(request, "turn_id")
     body = await read_model(request, CancelTurn)
     turn = await _turns(request).cancel(principal, turn_id, body.partial_text)
@@ -181,11 +195,30 @@ async def _list(request: Request, principal: Principal, thread_id: UUID | None) 
     return _json(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")
 
 
-async def _wait(request: Request, principal: Principal, turn: Turn, wait_s: int) -> Turn:
-    """The turn after the wait, in which the credential may have been revoked."""
-    turn = await _turns(request).wait(principal, turn, wait_s)
+async def _wait_if_asked(
+    request: Request, principal: Principal, turn: Turn
+) -> tuple[Turn, dict[str, str]]:
+    """The turn after the wait that the client prefers, and the headers that show it.
+
+    A wait is a preference (RFC 7240 §2): where too many wait, the answer comes at once.
+    """
+    wait_s = preferred_wait_s(request)
+    if not wait_s or turn.is_terminal:
+        return turn, turn_headers(turn, wait_s)
+    slot = _admission(request).poll(principal.key_id)
+    if slot is None:
+        return turn, {**turn_headers(turn, None), "retry-after": str(soon_s())}
+    with slot:
+        async with end_when_lost(request.scope):
+            turn = await _turns(request).wait(principal, turn, wait_s)
+    # In which time the credential may have been revoked.
     await request.app.state.api_keys.require_valid(principal)
-    return turn
+    return turn, turn_headers(turn, wait_s)
+
+
+def _admission(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
 
 
 def _turns(request: Request) -> TurnService:

@@ -66,6 +66,12 @@ class Batches(Generic[T]):
         self._gathering: list[Ask[T]] = []
         self._flushes: set[asyncio.Task[None]] = set()
 
+    def waiting_s(self) -> float:
+        """How long the ask has waited that is first in the next batch; 0 when none waits."""
+        if not self._gathering:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._gathering[0].asked_at
+
     async def ask(self, args: tuple[Any, ...]) -> T:
         """The answer to one ask.
 

@@ -32,6 +32,10 @@ class GroupCommit:
             database.start, self._send, most=MAX_BATCH, lanes=_LANES
         )
 
+    def waiting_s(self) -> float:
+        """How long the run has waited that is first in the next batch; 0 when none waits."""
+        return self._batches.waiting_s()
+
     async def run(self, *args: Any) -> asyncpg.Record | None:
         """The row of this run, once its batch is committed. A cancelled caller undoes nothing.
 

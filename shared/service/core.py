@@ -14,6 +14,7 @@ from shared.redis.event_log import EventLog
 from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber
 from shared.redis.turn_feed import TurnFeed
+from shared.service.backlog import Backlog, Limits
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
 from shared.settings import Settings
@@ -33,6 +34,7 @@ class Core:
     event_log: EventLog
     control: Control
     hub: FollowHub
+    backlog: Backlog
     turns: TurnService
 
 
@@ -68,6 +70,7 @@ async def open_core(
                 buffer_bytes=settings.stream_buffer_bytes,
             )
         )
+        backlog = Backlog(Limits.of(settings))
         turns = TurnService(
             database=database,
             dispatch=dispatch,
@@ -75,6 +78,7 @@ async def open_core(
             control=control,
             hub=hub,
             metrics=metrics,
+            backlog=backlog,
             queue_ttl_s=settings.queue_ttl_s,
             cancel_wait_s=settings.cancel_wait_s,
         )
@@ -90,5 +94,6 @@ async def open_core(
             event_log=event_log,
             control=control,
             hub=hub,
+            backlog=backlog,
             turns=turns,
         )

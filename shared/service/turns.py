@@ -12,6 +12,7 @@ import structlog
 from shared.errors import (
     ConcurrencyConflict,
     IdempotencyKeyReused,
+    Overloaded,
     PostgresUnavailable,
     RedisUnavailable,
     ThreadNotFound,
@@ -26,6 +27,7 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.control import Control
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
+from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub, ended_event
 from shared.turn.events import Cursor, MessageDelta, Usage, decode_event, encode_event
 from shared.turn.messages import interrupted_response, preview, title
@@ -34,6 +36,9 @@ from shared.turn.state import TurnStatus
 
 log = structlog.get_logger(__name__)
 
+MAX_REPLAYS_SOUGHT: Final = 4
+"""While the queue is full, so many submits at a time are looked up by their idempotency keys; the
+others are refused like new ones, and may come again."""
 DELIVER_WAIT_S: Final = 0.05
 """How long an acknowledged cancel waits for this process' readers to hear the end."""
 END_POLL_S: Final = 5.0
@@ -56,6 +61,7 @@ class TurnService:
         control: Control,
         hub: FollowHub,
         metrics: Metrics,
+        backlog: Backlog,
         queue_ttl_s: float,
         cancel_wait_s: float,
     ) -> None:
@@ -65,10 +71,12 @@ class TurnService:
         self._control = control
         self._hub = hub
         self._metrics = metrics
+        self._backlog = backlog
         self._queue_ttl_s = queue_ttl_s
         self._cancel_wait_s = cancel_wait_s
         self._accepts = GroupCommit(database, "accept_turns")
         self._announcements: set[asyncio.Task[None]] = set()
+        self._replays_sought = 0
 
     # -- submit
 
@@ -79,9 +87,25 @@ class TurnService:
             ThreadNotFound: the thread is gone or not the caller's.
             IdempotencyKeyReused: the key stands for another request.
             ConcurrencyConflict: `reject`, and the key has an active turn.
+            QueueFull: no more turns may wait; one that was accepted before is still returned.
+            Saturated: the turn would not be started within its queue time.
             PostgresUnavailable: nothing was accepted, or nobody can tell; a retry under the same
                 idempotency key is safe.
         """
+        tenant_id = new.principal.tenant_id
+        refusal = self._backlog.find_refusal(tenant_id, new.concurrency_key)
+        if refusal is not None:
+            return await self._find_replay_or_refuse(new, refusal)
+        scopes = self._backlog.enter(tenant_id, new.concurrency_key)
+        is_new = False
+        try:
+            accepted = await self._accept(new)
+            is_new = not accepted.replayed
+        finally:
+            self._backlog.leave(scopes, accepted=is_new)
+        return accepted
+
+    async def _accept(self, new: NewTurn) -> Accepted:
         try:
             if new.conflict_policy is ConflictPolicy.REJECT:
                 row = await self._accept_alone(new)
@@ -93,7 +117,10 @@ class TurnService:
                 raise
             row = None
         if row is None:
-            return await self._find_replay(new)
+            known = await self._find_accepted(new)
+            if known is None:
+                raise ThreadNotFound
+            return await self._replay(new, known)
         turn = accepted_turn(new, row)
         self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no").inc()
@@ -155,10 +182,20 @@ class TurnService:
             new.idempotency_key,
         )
 
-    async def _find_replay(self, new: NewTurn) -> Accepted:
-        known = await self._find_accepted(new)
+    async def _find_replay_or_refuse(self, new: NewTurn, refusal: Overloaded) -> Accepted:
+        """A refusal must cost little: few at a time ask Postgres whether they are replays."""
+        known = None
+        if new.client_chose_key and self._replays_sought < MAX_REPLAYS_SOUGHT:
+            self._replays_sought += 1
+            try:
+                known = await self._find_accepted(new)
+            finally:
+                self._replays_sought -= 1
         if known is None:
-            raise ThreadNotFound
+            raise refusal
+        return await self._replay(new, known)
+
+    async def _replay(self, new: NewTurn, known: Any) -> Accepted:
         if known["fingerprint"] != new.fingerprint:
             raise IdempotencyKeyReused
         turn = await self.get(new.principal, known["turn_id"])
@@ -167,6 +204,10 @@ class TurnService:
             self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no" if ours else "yes").inc()
         return Accepted(turn, replayed=not ours, position=0)
+
+    def commit_wait_s(self) -> float:
+        """How long the submit has waited that is first in the next batch; 0 when none waits."""
+        return self._accepts.waiting_s()
 
     # -- read
 

@@ -63,6 +63,7 @@ def app(api: Api) -> Starlette:
         "metrics": Metrics(),
         "draining": False,
         "redis_was_fit": False,
+        "rate_limit": None,
     }.items():
         setattr(app.state, name, value)
     return app

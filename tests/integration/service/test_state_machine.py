@@ -41,6 +41,7 @@ from shared.redis.keys import Keys
 from shared.redis.scripts import Word
 from shared.redis.subscriber import Subscriber
 from shared.redis.turn_feed import TurnFeed
+from shared.service.backlog import Backlog, Limits
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
 from shared.turn.events import START, MessageDelta, Usage, encode_event, is_ended
@@ -149,6 +150,7 @@ class Lives(RuleBasedStateMachine):
                 event_log=self.log,
                 buffer_bytes=1,
             ),
+            backlog=Backlog(Limits(0, 0, 0, deadline_s=1000.0)),
             queue_ttl_s=1000.0,
             cancel_wait_s=0.1,
             metrics=Metrics(),

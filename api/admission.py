@@ -1,0 +1,183 @@
+"""What an API process refuses before it does anything: by rate, by open streams, when saturated.
+
+All of it is counted in this process alone, with nothing to wait for. How many turns may wait is
+decided in `shared.service.backlog`. Cancels, Get Turn, health and metrics are never refused here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+from starlette.types import Message, Scope, Send
+
+from api.pressure import Pressure
+from shared.errors import RateLimitExceeded, Saturated, TooManyStreams
+from shared.metrics import Metrics
+from shared.settings import Settings
+
+CREDENTIAL: Final = "turnkeep.credential"
+"""Under this name a request's scope holds the id of the credential that was found good."""
+KEPT_BUCKETS: Final = 10_000
+_MAX_RETRY_AFTER_S: Final = 5
+
+
+def soon_s() -> int:
+    """A `Retry-After` for what may be over at any moment, spread so that not all come at once."""
+    return random.randint(1, _MAX_RETRY_AFTER_S)  # noqa: S311 - nobody gains by guessing it
+
+
+class RateLimit:
+    """A token bucket per credential: `per_minute` at once, refilled evenly over a minute.
+
+    The buckets used last are kept; one that is forgotten is full again.
+    """
+
+    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = per_minute
+        self._per_s = per_minute / 60
+        self._clock = clock
+        self._buckets: OrderedDict[UUID, tuple[float, float]] = OrderedDict()
+        """Tokens, and when there were so many."""
+
+    def take(self, key_id: UUID) -> None:
+        """Takes a token.
+
+        Raises:
+            RateLimitExceeded: there is none.
+        """
+        now = self._clock()
+        tokens = self._tokens(key_id, now)
+        if tokens < 1:
+            wait_s = (1 - tokens) / self._per_s
+            raise RateLimitExceeded(
+                "Rate limit exceeded", reason="rate", retry_after_s=math.ceil(wait_s)
+            )
+        self._buckets[key_id] = (tokens - 1, now)
+        self._buckets.move_to_end(key_id)
+        if len(self._buckets) > KEPT_BUCKETS:
+            self._buckets.popitem(last=False)
+
+    def headers(self, key_id: UUID) -> list[tuple[bytes, bytes]]:
+        """What is left; `Reset` is the number of seconds until all of it is there again."""
+        tokens = self._tokens(key_id, self._clock())
+        return [
+            (b"x-ratelimit-limit", b"%d" % self._most),
+            (b"x-ratelimit-remaining", b"%d" % int(tokens)),
+            (b"x-ratelimit-reset", b"%d" % math.ceil((self._most - tokens) / self._per_s)),
+        ]
+
+    def telling(self, scope: Scope, send: Send) -> Send:
+        """`send`, with these headers on the answer to whoever is known by then."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start" and CREDENTIAL in scope:
+                headers = [*message.get("headers", ()), *self.headers(scope[CREDENTIAL])]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return tell
+
+    def _tokens(self, key_id: UUID, now: float) -> float:
+        tokens, at = self._buckets.get(key_id, (float(self._most), now))
+        return min(float(self._most), tokens + (now - at) * self._per_s)
+
+
+class Slots:
+    """How many of something are open, in all and per credential; 0 is no limit.
+
+    A slot is held in a `with` block and nowhere else, so it is given back exactly once.
+    """
+
+    def __init__(self, most: int, most_per_key: int) -> None:
+        self.open = 0
+        self.by_key: dict[UUID, int] = {}
+        self._most = most
+        self._most_per_key = most_per_key
+
+    @property
+    def is_full(self) -> bool:
+        return 0 < self._most <= self.open
+
+    def is_full_for(self, key_id: UUID) -> bool:
+        """Whether the credential has as many as it may."""
+        return 0 < self._most_per_key <= self.by_key.get(key_id, 0)
+
+    def hold(self, key_id: UUID) -> Slot:
+        """One more, whether or not it is within the limits."""
+        return Slot(self, key_id)
+
+
+class Slot:
+    """One open thing, while the block runs."""
+
+    __slots__ = ("_key_id", "_slots")
+
+    def __init__(self, slots: Slots, key_id: UUID) -> None:
+        self._slots = slots
+        self._key_id = key_id
+
+    def __enter__(self) -> None:
+        slots = self._slots
+        slots.open += 1
+        slots.by_key[self._key_id] = slots.by_key.get(self._key_id, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        slots = self._slots
+        slots.open -= 1
+        left = slots.by_key[self._key_id] - 1
+        if left:
+            slots.by_key[self._key_id] = left
+        else:
+            del slots.by_key[self._key_id]
+
+
+class Admission:
+    """What the handlers ask before they begin."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, pressure: Pressure) -> None:
+        self.streams = Slots(settings.max_streams, settings.max_streams_per_key)
+        self.polls = Slots(settings.max_polls, 0)
+        self._pressure = pressure
+        self._metrics = metrics
+        metrics.open_polls.set_function(lambda: self.polls.open)
+
+    def require_calm(self) -> None:
+        """Asked before anything is written.
+
+        Raises:
+            Saturated: what is under way takes too long already.
+        """
+        reason = self._pressure.reason
+        if reason is not None:
+            raise Saturated("The service is at its limit", reason=reason, retry_after_s=soon_s())
+
+    def stream(self, key_id: UUID) -> Slot:
+        """Holds a slot while a stream is prepared; the response holds its own.
+
+        Raises:
+            TooManyStreams: of this credential.
+            Saturated: of all.
+        """
+        streams = self.streams
+        if streams.is_full_for(key_id):
+            raise TooManyStreams(
+                "Too many open streams", reason="streams_key", retry_after_s=soon_s()
+            )
+        if streams.is_full:
+            raise Saturated(
+                "The service is at its limit", reason="streams_all", retry_after_s=soon_s()
+            )
+        return streams.hold(key_id)
+
+    def poll(self, key_id: UUID) -> Slot | None:
+        """Holds a slot while a request waits; None: too many do, so answer at once."""
+        if self.polls.is_full:
+            self._metrics.refusals.labels(reason="polls").inc()
+            return None
+        return self.polls.hold(key_id)
