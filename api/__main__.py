@@ -9,19 +9,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 from api.app import begin_drain, create_app
-from api.connection import BoundedConnection
+from api.connection import BoundedConnection, StallWatch
 from shared.collector import calm_collector
 from shared.log import configure_logging
 from shared.settings import Settings, load_settings
@@ -35,11 +36,19 @@ _RESTART_PAUSE_S: Final = 0.5
 
 
 class DrainingServer(uvicorn.Server):
-    """Tells the application of a signal before waiting for its responses."""
+    """Tells the application of a signal before waiting for its responses; watches for stalls."""
 
-    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+    def __init__(self, config: uvicorn.Config, app: Starlette, send_timeout_s: float) -> None:
         super().__init__(config)
         self._app = app
+        self._watch = StallWatch(send_timeout_s, app.state.metrics.stalled_connections.inc)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % 10 == 0:
+            connections = cast("set[BoundedConnection]", self.server_state.connections)
+            self._watch.look(list(connections), asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins the drain, then does as uvicorn does."""
@@ -59,6 +68,11 @@ def bind(settings: Settings) -> socket.socket:
             f"turnkeep: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n"
         )
         raise SystemExit(1) from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # What the system has taken for a client that is gone, or does not read, ends as well;
+        # accepted connections inherit it.
+        timeout_ms = int(settings.send_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     listener.listen(BACKLOG)
     listener.set_inheritable(True)
     return listener
@@ -80,10 +94,20 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         date_header=True,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
+        limit_concurrency=settings.max_connections or None,
     )
+    _allow_files()
     calm_collector()
     with _restored_signals():
-        DrainingServer(config, app).run(sockets=[listener])
+        DrainingServer(config, app, settings.send_timeout_s).run(sockets=[listener])
+
+
+def _allow_files() -> None:
+    """As many open files as the system lets us have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a limit it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

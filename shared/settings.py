@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     )
     max_streams: int = Field(default=20_000, ge=0, description="Open ones, per API process")
     max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")
+    max_connections: int = Field(default=30_000, ge=0, description="Per API process")
 
     # -- requests to addresses that tenants choose: docs/outbound.md
     outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")
