@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 GRACE_S: Final = 5
 """Requests under way at SIGTERM get so long; streams end at once with a reconnect hint."""
 BACKLOG: Final = 2048
+SEND_BUFFER_BYTES: Final = 262_144
 _RESTART_PAUSE_S: Final = 0.5
 
 
@@ -73,6 +74,8 @@ def bind(settings: Settings) -> socket.socket:
         # accepted connections inherit it.
         timeout_ms = int(settings.send_timeout_s * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    # Left to itself the system keeps megabytes for each client that does not read.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     listener.listen(BACKLOG)
     listener.set_inheritable(True)
     return listener

@@ -88,10 +88,10 @@ class RateLimit:
         return min(float(self._most), tokens + (now - at) * self._per_s)
 
 
-class Slots:
+class Seats:
     """How many of something are open, in all and per credential; 0 is no limit.
 
-    A slot is held in a `with` block and nowhere else, so it is given back exactly once.
+    A seat is held in a `with` block and nowhere else, so it is given back exactly once.
     """
 
     def __init__(self, most: int, most_per_key: int) -> None:
@@ -108,41 +108,41 @@ class Slots:
         """Whether the credential has as many as it may."""
         return 0 < self._most_per_key <= self.by_key.get(key_id, 0)
 
-    def hold(self, key_id: UUID) -> Slot:
+    def hold(self, key_id: UUID) -> Seat:
         """One more, whether or not it is within the limits."""
-        return Slot(self, key_id)
+        return Seat(self, key_id)
 
 
-class Slot:
+class Seat:
     """One open thing, while the block runs."""
 
     __slots__ = ("_key_id", "_slots")
 
-    def __init__(self, slots: Slots, key_id: UUID) -> None:
-        self._slots = slots
+    def __init__(self, seats: Seats, key_id: UUID) -> None:
+        self._slots = seats
         self._key_id = key_id
 
     def __enter__(self) -> None:
-        slots = self._slots
-        slots.open += 1
-        slots.by_key[self._key_id] = slots.by_key.get(self._key_id, 0) + 1
+        seats = self._slots
+        seats.open += 1
+        seats.by_key[self._key_id] = seats.by_key.get(self._key_id, 0) + 1
 
     def __exit__(self, *_: object) -> None:
-        slots = self._slots
-        slots.open -= 1
-        left = slots.by_key[self._key_id] - 1
+        seats = self._slots
+        seats.open -= 1
+        left = seats.by_key[self._key_id] - 1
         if left:
-            slots.by_key[self._key_id] = left
+            seats.by_key[self._key_id] = left
         else:
-            del slots.by_key[self._key_id]
+            del seats.by_key[self._key_id]
 
 
 class Admission:
     """What the handlers ask before they begin."""
 
     def __init__(self, settings: Settings, metrics: Metrics, pressure: Pressure) -> None:
-        self.streams = Slots(settings.max_streams, settings.max_streams_per_key)
-        self.polls = Slots(settings.max_polls, 0)
+        self.streams = Seats(settings.max_streams, settings.max_streams_per_key)
+        self.polls = Seats(settings.max_polls, 0)
         self._pressure = pressure
         self._metrics = metrics
         metrics.open_polls.set_function(lambda: self.polls.open)
@@ -157,8 +157,8 @@ class Admission:
         if reason is not None:
             raise Saturated("The service is at its limit", reason=reason, retry_after_s=soon_s())
 
-    def stream(self, key_id: UUID) -> Slot:
-        """Holds a slot while a stream is prepared; the response holds its own.
+    def stream(self, key_id: UUID) -> Seat:
+        """Holds a seat while a stream is prepared; the response holds its own.
 
         Raises:
             TooManyStreams: of this credential.
@@ -175,8 +175,8 @@ class Admission:
             )
         return streams.hold(key_id)
 
-    def poll(self, key_id: UUID) -> Slot | None:
-        """Holds a slot while a request waits; None: too many do, so answer at once."""
+    def poll(self, key_id: UUID) -> Seat | None:
+        """Holds a seat while a request waits; None: too many do, so answer at once."""
         if self.polls.is_full:
             self._metrics.refusals.labels(reason="polls").inc()
             return None

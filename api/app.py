@@ -129,7 +129,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.streams = StreamContext(
             hub=state.hub,
             keeper=await stack.enter_async_context(keeper),
-            slots=state.admission.streams,
+            seats=state.admission.streams,
             settings=settings,
             metrics=state.metrics,
             is_draining=lambda: bool(state.draining),

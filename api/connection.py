@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -305,18 +305,19 @@ async def _refuse_connection(metrics: Metrics | None, _: Scope, __: Receive, sen
 
 
 @contextlib.asynccontextmanager
-async def end_when_lost(scope: Scope) -> AsyncIterator[None]:
+async def end_when_lost(request: Request) -> AsyncIterator[None]:
     """Ends the block when the client leaves, as far as our own server can tell.
 
     Raises:
         ClientDisconnect: it has left.
     """
-    connection: BoundedConnection | None = scope.get(CONNECTION)
-    if connection is None:
+    connection: BoundedConnection | None = request.scope.get(CONNECTION)
+    if connection is None or connection.transport.is_closing():
+        # A server that is not ours, or lost already.
+        if await request.is_disconnected():
+            raise ClientDisconnect
         yield
         return
-    if connection.transport.is_closing():
-        raise ClientDisconnect
     connection.flow.resume_reading()  # a large body may have paused it; leaving is read too
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(None)

@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from api.admission import Slots
+from api.admission import Seats
 from api.connection import CONNECTION, BoundedConnection
 from api.stream_keeper import StreamKeeper
 from api.streams.encoder import StreamEncoder
@@ -43,7 +43,7 @@ class StreamContext:
 
     hub: FollowHub
     keeper: StreamKeeper
-    slots: Slots
+    seats: Seats
     settings: Settings
     metrics: Metrics
     is_draining: Callable[[], bool]
@@ -119,7 +119,7 @@ class EventStreamResponse:
         place = context.keeper.add(self)
         context.metrics.open_streams.inc()
         try:
-            with context.slots.hold(self.key_id):
+            with context.seats.hold(self.key_id):
                 async with self._follower, self._limit:
                     await self._stream(send)
         except (TimeoutError, OSError):

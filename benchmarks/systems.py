@@ -289,6 +289,10 @@ class Side:
             "TURNKEEP_LOG_LEVEL": "warning",
             "TURNKEEP_DRAIN_S": "2",
             "TURNKEEP_API_PROCESSES": str(options.api_processes),
+            # Checked as always; but a scenario is to fill the queue as far as it likes.
+            "TURNKEEP_MAX_QUEUED_PER_KEY": "10000000",
+            "TURNKEEP_MAX_QUEUED_PER_TENANT": "10000000",
+            "TURNKEEP_MAX_QUEUED": "10000000",
             **dict(options.env),
         }
         if options.concurrency is not None:

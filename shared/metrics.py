@@ -72,8 +72,8 @@ class Metrics:
         self.queued_turns = Gauge(
             "turnkeep_queued_turns", "Turns that wait, of the whole deployment", registry=registry
         )
-        self.drain_rate = Gauge(
-            "turnkeep_drain_rate", "Turns a second that leave the queue of the whole deployment",
+        self.queue_outflow = Gauge(
+            "turnkeep_queue_outflow", "Turns a second that leave the queue of the whole deployment",
             registry=registry,
         )  # fmt: skip
         self.open_polls = Gauge(

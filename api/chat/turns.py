@@ -205,11 +205,11 @@ async def _wait_if_asked(
     wait_s = preferred_wait_s(request)
     if not wait_s or turn.is_terminal:
         return turn, turn_headers(turn, wait_s)
-    slot = _admission(request).poll(principal.key_id)
-    if slot is None:
+    seat = _admission(request).poll(principal.key_id)
+    if seat is None:
         return turn, {**turn_headers(turn, None), "retry-after": str(soon_s())}
-    with slot:
-        async with end_when_lost(request.scope):
+    with seat:
+        async with end_when_lost(request):
             turn = await _turns(request).wait(principal, turn, wait_s)
     # In which time the credential may have been revoked.
     await request.app.state.api_keys.require_valid(principal)

@@ -29,7 +29,7 @@ COUNT_INTERVAL_S: Final = 1.0
 COUNT_INTERVAL_WHEN_FULL_S: Final = 0.1
 """Where turns are refused, room is noticed soon: a short queue must not run dry meanwhile."""
 COUNT_SHARE: Final = 0.02
-"""Of the time, at most, that a count may take."""
+"""Of the time, at most, that Postgres may spend on counts for one process."""
 STALE_S: Final = 60.0
 """Without a count for so long nobody knows, and nothing is refused."""
 MAX_RETRY_AFTER_S: Final = 60
@@ -69,13 +69,14 @@ class Count:
     waiting: dict[Scope, int]
     newest: int | None = None
     tenants: int = 0
+    took_s: float = 0.0
 
     @property
     def total(self) -> int:
         return self.waiting.get(None, 0)
 
 
-class DrainRate:
+class Outflow:
     """Turns per second that leave the queue, as two counts tell: accepted − more that wait.
 
     `per_s` is None until it is known. It is what the workers can do only while enough wait; when
@@ -128,7 +129,7 @@ class Backlog:
 
     def __init__(self, limits: Limits, *, chance: Callable[[], float] = random.random) -> None:
         self.limits = limits
-        self.rate = DrainRate()
+        self.outflow = Outflow()
         self.refused = asyncio.Event()
         """Somebody has been refused since the last count."""
         self._chance = chance
@@ -178,7 +179,7 @@ class Backlog:
         self._count = count
         self._since, self._during = self._during or _Own(), None
         self.refused.clear()
-        self.rate.observe(count)
+        self.outflow.observe(count)
 
     def forget(self) -> None:
         """Nobody knows any more how many wait."""
@@ -215,7 +216,7 @@ class Backlog:
 
     def _time_for(self, turns: float) -> float | None:
         """How long so many turns take to leave; None when nobody knows."""
-        return None if self.rate.per_s is None else turns / self.rate.per_s
+        return None if self.outflow.per_s is None else turns / self.outflow.per_s
 
     def _retry_after_s(self, wait_s: float | None) -> int:
         """Spread over half as much again, so that those who were refused do not come together."""
@@ -246,8 +247,8 @@ class BacklogCounter:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def count(self) -> None:
-        """Counts once. Raises as `Database.fetch_many`."""
+    async def count(self) -> float:
+        """Counts once; returns the seconds that Postgres took. Raises as `Database.fetch_many`."""
         limits = self._backlog.limits
         self._backlog.begin_count()
         rows = await self._database.fetch_many(
@@ -258,15 +259,16 @@ class BacklogCounter:
         count = _read(rows, asyncio.get_running_loop().time())
         self._backlog.update(count)
         self._metrics.queued_turns.set(count.total)
-        self._metrics.drain_rate.set(self._backlog.rate.per_s or 0.0)
+        self._metrics.queue_outflow.set(self._backlog.outflow.per_s or 0.0)
+        return count.took_s
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
         counted_at = clock()
         while True:
-            began = clock()
+            took_s = 0.0
             try:
-                await self.count()
+                took_s = await self.count()
                 counted_at = clock()
             except PostgresUnavailable:
                 pass
@@ -274,7 +276,7 @@ class BacklogCounter:
                 log.exception("backlog.uncounted")
             if clock() - counted_at > STALE_S:
                 self._backlog.forget()
-            await self._pause(clock() - began)
+            await self._pause(took_s)
 
     async def _pause(self, took_s: float) -> None:
         await asyncio.sleep(max(COUNT_INTERVAL_WHEN_FULL_S, min(STALE_S / 2, took_s / COUNT_SHARE)))
@@ -285,12 +287,12 @@ class BacklogCounter:
 
 def _read(rows: Iterable[Any], taken_at: float) -> Count:
     waiting: dict[Scope, int] = {}
-    newest, tenants = None, 0
+    newest, tenants, took_s = None, 0, 0.0
     for row in rows:
         tenant_id, key = row["tenant_id"], row["concurrency_key"]
         if tenant_id is None:
             waiting[None] = row["waiting"]
-            newest, tenants = row["newest"], row["tenants"]
+            newest, tenants, took_s = row["newest"], row["tenants"], row["took_s"]
         else:
             waiting[tenant_id if key is None else (tenant_id, key)] = row["waiting"]
-    return Count(taken_at, waiting, newest, tenants)
+    return Count(taken_at, waiting, newest, tenants, took_s)

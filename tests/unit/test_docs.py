@@ -19,6 +19,7 @@ _DOCUMENTS = [
     _ARCHITECTURE,
     Path("docs/hot-path.md"),
     Path("docs/outbound.md"),
+    Path("docs/overload.md"),
     *sorted(Path("docs/decisions").glob("*.md")),
 ]
 _PATH = re.compile(r"`((?:api|benchmarks|deploy|docs|shared|tests|worker)/[\w./-]*)(?:::(\w+))?`")

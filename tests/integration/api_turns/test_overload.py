@@ -37,7 +37,7 @@ def counts_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BacklogCounter, "_run", never)
 
 
-Count = Callable[[], Awaitable[None]]
+Count = Callable[[], Awaitable[float]]
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ async def test_who_would_wait_past_the_deadline_is_told_so(
     for _ in range(3):
         await user.submit(thread)
     await count()
-    backlog.rate.per_s = 0.2
+    backlog.outflow.per_s = 0.2
     before = await written(admin)
     answered = await user.submit(thread)
     assert_refused(answered, 503, "The turn would not be started within its queue time")
@@ -291,13 +291,13 @@ async def test_open_streams_have_a_limit_per_credential_and_in_all(
             assert_refused(answered, 503, "The service is at its limit")
             assert await written(admin) == before
             await assert_vital(app, other, their_turn)
-    await wait_until(lambda: streams.open == 0, "both slots are free")
+    await wait_until(lambda: streams.open == 0, "both seats are free")
     assert streams.by_key == {}
     assert refusals(app, "streams_key") == 3
     assert refusals(app, "streams_all") == 1
 
 
-async def test_a_slot_is_free_again_after_any_answer(app: Starlette, user: User) -> None:
+async def test_a_seat_is_free_again_after_any_answer(app: Starlette, user: User) -> None:
     streams = app.state.admission.streams
     thread = await user.thread()
     turn = (await user.submit(thread)).json()["id"]

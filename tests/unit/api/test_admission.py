@@ -1,4 +1,4 @@
-"""Rates and slots: exact by a clock that is passed in, and nothing is kept for ever."""
+"""Rates and seats: exact by a clock that is passed in, and nothing is kept for ever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from api import admission
-from api.admission import Admission, RateLimit, Slots
+from api.admission import Admission, RateLimit, Seats
 from api.pressure import Mark, Pressure
 from shared.errors import RateLimitExceeded, Saturated, TooManyStreams
 from shared.ids import new_id
@@ -81,23 +81,23 @@ def test_buckets_are_bounded_and_the_busy_ones_stay(
     assert told(limit)[1] == 950
 
 
-def test_slots_are_given_back_once_however_the_block_ends() -> None:
-    slots = Slots(3, 2)
-    with slots.hold(KEY), slots.hold(KEY):
-        assert slots.is_full_for(KEY)
-        assert not slots.is_full_for(OTHER)
-        with contextlib.suppress(ZeroDivisionError), slots.hold(OTHER):
-            assert slots.is_full
+def test_seats_are_given_back_once_however_the_block_ends() -> None:
+    seats = Seats(3, 2)
+    with seats.hold(KEY), seats.hold(KEY):
+        assert seats.is_full_for(KEY)
+        assert not seats.is_full_for(OTHER)
+        with contextlib.suppress(ZeroDivisionError), seats.hold(OTHER):
+            assert seats.is_full
             raise ZeroDivisionError
-        assert not slots.is_full
-    assert (slots.open, slots.by_key) == (0, {})
+        assert not seats.is_full
+    assert (seats.open, seats.by_key) == (0, {})
 
 
 def test_no_limit_is_never_full() -> None:
-    slots = Slots(0, 0)
-    with slots.hold(KEY):
-        assert not slots.is_full
-        assert not slots.is_full_for(KEY)
+    seats = Seats(0, 0)
+    with seats.hold(KEY):
+        assert not seats.is_full
+        assert not seats.is_full_for(KEY)
 
 
 SETTINGS = Settings.model_validate(

@@ -64,8 +64,9 @@ async def answer_much(_: Request) -> Response:
 
 async def hold(request: Request) -> Response:
     request.app.state.held += 1
+    await request.app.state.may_wait.wait()
     try:
-        async with end_when_lost(request.scope), asyncio.timeout(20):
+        async with end_when_lost(request), asyncio.timeout(20):
             await asyncio.Event().wait()
     finally:
         request.app.state.held -= 1
@@ -81,6 +82,7 @@ async def serve() -> AsyncIterator[Serve]:
             paths = {"/": answer, "/much": answer_much, "/hold": hold, "/livez": answer}
             app = Starlette(routes=[Route(path, handler) for path, handler in paths.items()])
             app.state.held = 0
+            app.state.may_wait = asyncio.Event()
             app.state.metrics = Metrics()
             config = uvicorn.Config(
                 app, port=0, http=BoundedConnection, log_config=None, lifespan="off",
@@ -231,13 +233,20 @@ async def test_far_beyond_the_limit_nothing_is_said(
         client.close()
 
 
-async def test_a_request_that_waits_ends_with_its_client(serve: Serve) -> None:
+@pytest.mark.parametrize("is_early", [True, False], ids=["before it waits", "while it waits"])
+async def test_a_request_that_waits_ends_with_its_client(serve: Serve, is_early: bool) -> None:
     serving = await serve()
     state = serving.app.state
     clients = [await ask(serving.port, "/hold") for _ in range(20)]
-    await wait_until(lambda: state.held == 20, "all wait")
+    await wait_until(lambda: state.held == 20, "all have come")
+    if not is_early:
+        state.may_wait.set()
+        await wait_until(lambda: all(one.on_lost for one in serving.connections), "all wait")
     for client in clients:
         linger = b"\x01\0\0\0\0\0\0\0"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.close()
+    if is_early:
+        await wait_until(lambda: not serving.connections, "all have gone")
+        state.may_wait.set()
     await wait_until(lambda: state.held == 0, "none waits any more", 5)

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import QueueFull, Saturated
 from shared.ids import new_id
-from shared.service.backlog import MAX_RETRY_AFTER_S, Backlog, Count, DrainRate, Limits
+from shared.service.backlog import MAX_RETRY_AFTER_S, Backlog, Count, Limits, Outflow
 
 TENANT, OTHER = new_id(), new_id()
 KEY = "thread:1"
@@ -121,36 +121,36 @@ def test_nothing_is_kept_of_turns_that_are_over() -> None:
 
 
 def test_what_leaves_is_what_was_accepted_less_what_waits_more() -> None:
-    rate = DrainRate()
-    rate.observe(read(0.0, 1000, total=500))
-    assert rate.per_s is None
-    rate.observe(read(2.0, 1300, total=600))  # 300 came, 100 more wait
-    assert rate.per_s == pytest.approx(100.0)
+    outflow = Outflow()
+    outflow.observe(read(0.0, 1000, total=500))
+    assert outflow.per_s is None
+    outflow.observe(read(2.0, 1300, total=600))  # 300 came, 100 more wait
+    assert outflow.per_s == pytest.approx(100.0)
 
 
 def test_an_idle_fleet_is_not_taken_for_a_slow_one() -> None:
-    rate = DrainRate()
-    rate.observe(read(0.0, 1000, total=500))
-    rate.observe(read(1.0, 1100, total=500))
-    assert rate.per_s == pytest.approx(100.0)
-    rate.observe(read(2.0, 1100, total=0))  # 500 left: at least so fast
-    fast = rate.per_s
+    outflow = Outflow()
+    outflow.observe(read(0.0, 1000, total=500))
+    outflow.observe(read(1.0, 1100, total=500))
+    assert outflow.per_s == pytest.approx(100.0)
+    outflow.observe(read(2.0, 1100, total=0))  # 500 left: at least so fast
+    fast = outflow.per_s
     assert fast is not None
     assert fast > 100
-    rate.observe(read(3.0, None, total=0))
-    rate.observe(read(4.0, 1101, total=1))
-    rate.observe(read(5.0, 1104, total=1))  # three came and three left, all there was
-    assert rate.per_s == fast
+    outflow.observe(read(3.0, None, total=0))
+    outflow.observe(read(4.0, 1101, total=1))
+    outflow.observe(read(5.0, 1104, total=1))  # three came and three left, all there was
+    assert outflow.per_s == fast
 
 
 def test_an_absent_fleet_leaves_what_was_known_and_a_slow_one_is_measured_for_longer() -> None:
-    rate = DrainRate()
-    rate.observe(read(0.0, 1000, total=500))
-    rate.observe(read(1.0, 1100, total=500))
+    outflow = Outflow()
+    outflow.observe(read(0.0, 1000, total=500))
+    outflow.observe(read(1.0, 1100, total=500))
     for second in range(2, 12):
-        rate.observe(read(float(second), 1100, total=500))
-        assert rate.per_s == pytest.approx(100.0)
-    slow = DrainRate()
+        outflow.observe(read(float(second), 1100, total=500))
+        assert outflow.per_s == pytest.approx(100.0)
+    slow = Outflow()
     slow.observe(read(0.0, 1000, total=500))
     slow.observe(read(1.0, 1000, total=500))
     slow.observe(read(10.0, 1000, total=499))
