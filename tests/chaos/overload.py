@@ -165,13 +165,17 @@ async def metric(system: Turnkeep, name: str) -> float:
 async def measure_goodput(system: Turnkeep, seconds: float) -> Figures:
     """Completed turns a second at 1, 2 and 5 times what the workers can do."""
     tenant = await add_tenant(system, "goodput")
-    peak = await _load(system, tenant, "peak", SLOTS / QUANTUM_S * 1.5, seconds)
+    peak = await _load(system, tenant, "before", SLOTS / QUANTUM_S * 1.5, seconds)
     saturation = peak["completed/s"]
     figures: Figures = {"saturation, turns/s": saturation}
     for times in (1, 2, 5):
         figures[f"{times}x"] = await _load(
             system, tenant, f"load{times}", saturation * times, seconds
         )
+    # A machine that others use as well does not do the same all the time.
+    peak = await _load(system, tenant, "after", SLOTS / QUANTUM_S * 1.5, seconds)
+    figures["saturation at the end, turns/s"] = peak["completed/s"]
+    saturation = (saturation + peak["completed/s"]) / 2
     broken = [
         f"{name}: {what}"
         for name in ("1x", "2x", "5x")
@@ -455,7 +459,7 @@ LIMITED = (("TURNKEEP_MAX_QUEUED", str(MAX_QUEUED)),)
 IMPATIENT = (("TURNKEEP_SEND_TIMEOUT_S", str(SEND_TIMEOUT_S)),)
 Measure = Callable[[Turnkeep, float], Any]
 SCENARIOS: dict[str, tuple[Measure, Options, float]] = {
-    "goodput": (measure_goodput, Options(concurrency=SLOTS, threads=10, env=LIMITED), 12),
+    "goodput": (measure_goodput, Options(concurrency=SLOTS, threads=10, env=LIMITED), 10),
     "bad-clients": (measure_bad_clients, Options(env=IMPATIENT, threads=10), 4),
     "fairness": (measure_fairness, Options(concurrency=SLOTS, threads=10), 12),
     "resets": (measure_resets, Options(threads=10), 0),
