@@ -69,7 +69,7 @@ def problem_response(error: Exception) -> Response:
                 "The service is temporarily unavailable",
                 headers={"retry-after": str(error.retry_after_s)},
             )
-        case errors.Overloaded():
+        case errors.Overloaded() | errors.TooManyFailures():
             return _problem(
                 STATUS_OF[type(error)],
                 str(error),
@@ -82,8 +82,6 @@ def problem_response(error: Exception) -> Response:
             return _problem(status, str(error), turnId=error.turn_id)
         case errors.NotAuthenticated():
             return _problem(401, "Not authenticated", headers={"www-authenticate": "Bearer"})
-        case errors.TooManyFailures():
-            return _problem(429, str(error), headers={"retry-after": str(error.retry_after_s)})
         case errors.RequestRejected():
             return _problem(STATUS_OF[type(error)], str(error))
         case HTTPException():
