@@ -223,7 +223,8 @@ returning w.id;
 -- What a finished turn said, in order; the source of a replay without a log. $1 tenant  $2 turn
 select m.id, m.role, m.content, m.raw_data
 from messages m
-join turns t on t.id = $2 and (t.tenant_id = $1) is true
-where m.tenant_id = $1 and m.thread_id = t.thread_id and m.turn_seq = t.accept_seq
-    and m.role <> 'user' and m.superseded_at is null
+where m.thread_id = (select t.thread_id from turns t where t.id = $2 and (t.tenant_id = $1) is true)
+    and m.turn_seq = (select t.accept_seq from turns t where t.id = $2 and (t.tenant_id = $1) is true)
+    and m.superseded_at is null
+    and (m.tenant_id = $1 and m.role <> 'user') is true
 order by m.seq;

@@ -42,6 +42,7 @@ BY_KEY = {
     "find_active_turn_of_key": {"turns_line"},
     "find_idempotent_turn": {"idempotency_keys_pkey"},
     "count_turns_ahead": {"turns_line"},
+    "list_output_messages": {"turns_pkey", "messages_by_turn"},
 }
 
 RARE = {"force_cancel"}
