@@ -230,7 +230,9 @@ class TurnRunner:
 
     async def _find_own_ending(self, turn: ClaimedTurn, last_seq: int) -> asyncpg.Record | None:
         """The row, if the commit whose outcome was unknown did happen."""
-        row = await self._database.fetch_one("get_turn_of_tenant", turn.id, turn.tenant_id)
+        row = await self._database.for_tenant(turn).fetch_one(
+            "get_turn_of_tenant", turn.id, turn.tenant_id
+        )
         if row is None or row["ended_at"] is None:
             return None
         return row if (row["attempt"], row["last_seq"]) == (turn.attempt, last_seq) else None

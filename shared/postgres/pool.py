@@ -17,6 +17,8 @@ import structlog
 
 from shared.errors import PostgresUnavailable
 from shared.postgres.queries import sql
+from shared.postgres.tenant import Owner, TenantDatabase
+from shared.postgres.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -54,24 +56,10 @@ _UNAVAILABLE: Final = (
 )
 
 
-class Transaction:
-    """Named queries inside one open transaction. Handed out by `Database.run_in_transaction`."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    async def fetch_one(self, name: str, *args: Any) -> asyncpg.Record | None:
-        row: asyncpg.Record | None = await self._connection.fetchrow(sql(name), *args)
-        return row
-
-    async def fetch_many(self, name: str, *args: Any) -> list[asyncpg.Record]:
-        rows: list[asyncpg.Record] = await self._connection.fetch(sql(name), *args)
-        return rows
-
-
 class Database:
     """Named queries (`shared/postgres/sql`) over one pool.
 
+    Its own methods run the engine's statements, `for_tenant` those that serve one principal.
     Every method raises `PostgresUnavailable` when Postgres cannot serve within the deadline;
     other `asyncpg.PostgresError`s (a broken constraint, say) pass through.
     """
@@ -104,20 +92,24 @@ class Database:
 
     async def fetch_one(self, name: str, *args: Any) -> asyncpg.Record | None:
         """First row of the named query, or None."""
-        return await self._call(lambda c: c.fetchrow(sql(name), *args))
+        return await self._call(lambda c: c.fetchrow(sql(name, "engine"), *args))
 
     async def fetch_many(self, name: str, *args: Any) -> list[asyncpg.Record]:
         """All rows of the named query."""
-        return await self._call(lambda c: c.fetch(sql(name), *args))
+        return await self._call(lambda c: c.fetch(sql(name, "engine"), *args))
 
     async def run_in_transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Runs `work` in one transaction and commits it."""
 
         async def call(connection: Any) -> T:
             async with connection.transaction():
-                return await work(Transaction(connection))
+                return await work(Transaction(connection, "engine"))
 
         return await self._call(call)
+
+    def for_tenant(self, owner: Owner) -> TenantDatabase:
+        """The statements that serve `owner`: whatever they ask for, they see its tenant only."""
+        return TenantDatabase(self._call, owner)
 
     async def ping(self) -> None:
         """Raises `PostgresUnavailable` unless Postgres answers."""

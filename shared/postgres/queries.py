@@ -1,6 +1,11 @@
 """Loads the named queries of `sql/*.sql`. SQL lives there and nowhere else.
 
-A query is a block `-- name: verb_noun :one|many|exec`, a line of purpose, then the statement.
+A query is a block `-- name: verb_noun :one|many|exec engine|tenant`, a line of purpose, then the
+statement. The last word of its head is whom it runs as: *engine* statements work for many tenants
+and run as the login, which sees all; *tenant* statements serve one principal and run as a role that
+sees one tenant's rows only (`shared/postgres/tenant.py`). No statement runs as both: a plan belongs
+to a role, and a connection that changes between the two plans anew each time.
+
 Placeholders such as `{sources:claim}` and `{active}` are filled from the state machine, so that no
 SQL file lists statuses by hand. Why many conditions read `(…) is true`: see `sql/turns.sql`.
 """
@@ -16,8 +21,13 @@ from typing import Final, Literal
 from shared.turn.state import ACTIVE, TERMINAL, Transition, TurnStatus, sources, target
 
 _FOLDER: Final = Path(__file__).with_name("sql")
-_HEADER: Final = re.compile(r"^-- name: (?P<name>[a-z_]+) :(?P<kind>one|many|exec)$", re.MULTILINE)
+_HEADER: Final = re.compile(
+    r"^-- name: (?P<name>[a-z_]+) :(?P<kind>one|many|exec)(?: (?P<role>engine|tenant))?$",
+    re.MULTILINE,
+)
 _GUARD: Final = re.compile(r"\{(?P<what>sources|target|active|terminal)(?::(?P<why>[a-z_]+))?\}")
+
+Role = Literal["engine", "tenant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class Query:
 
     name: str
     kind: Literal["one", "many", "exec"]
+    role: Role
     purpose: str
     sql: str
     file: str
@@ -36,7 +47,7 @@ def load_queries() -> dict[str, Query]:
     """All named queries by name.
 
     Raises:
-        ValueError: two queries share a name, or one lacks its line of purpose.
+        ValueError: two queries share a name, or one lacks its role or its line of purpose.
     """
     found: dict[str, Query] = {}
     for path in sorted(_FOLDER.glob("*.sql")):
@@ -47,13 +58,17 @@ def load_queries() -> dict[str, Query]:
     return found
 
 
-def sql(name: str) -> str:
-    """Text of the query `name`.
+def sql(name: str, role: Role) -> str:
+    """Text of the query `name`, for who runs as `role`.
 
     Raises:
         KeyError: no such query.
+        ValueError: it runs as the other role.
     """
-    return load_queries()[name].sql
+    query = load_queries()[name]
+    if query.role != role:
+        raise ValueError(f"{name} is a statement of the {query.role}, not of the {role}")
+    return query.sql
 
 
 def _parse(path: Path) -> list[Query]:
@@ -65,10 +80,13 @@ def _parse(path: Path) -> list[Query]:
         purpose = [line[3:] for line in body.splitlines() if line.startswith("-- ")]
         if not body.startswith("-- "):
             raise ValueError(f"query {head['name']} in {path.name} lacks a line of purpose")
+        if head["role"] is None:
+            raise ValueError(f"query {head['name']} in {path.name} says neither engine nor tenant")
         queries.append(
             Query(
                 name=head["name"],
                 kind=head["kind"],  # type: ignore[arg-type]  # the pattern allows these words only
+                role=head["role"],  # type: ignore[arg-type]  # the same
                 purpose=" ".join(purpose),
                 sql=_GUARD.sub(_fill_guard, body),
                 file=path.name,

@@ -21,7 +21,8 @@ import asyncpg
 
 from shared.errors import NotAuthenticated
 from shared.ids import new_id
-from shared.postgres.pool import Database, Transaction
+from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
 from shared.turn.model import Principal
 
 GOOD_FOR_S: Final = 5.0
@@ -127,7 +128,7 @@ class ApiKeys:
 
     async def _confirm(self, principal: Principal) -> Principal | None:
         asked_at = time.monotonic()
-        row = await self._database.fetch_one(
+        row = await self._database.for_tenant(principal).fetch_one(
             "is_api_key_valid", principal.key_id, principal.tenant_id
         )
         if row is None:

@@ -386,7 +386,7 @@ class Follower:
         self._from_log = True
 
     async def _load_turn(self) -> Turn:
-        row = await self._hub.database.fetch_one(
+        row = await self._hub.database.for_tenant(self.turn).fetch_one(
             "get_turn_of_tenant", self.turn_id, self.turn.tenant_id
         )
         if row is None:
@@ -397,7 +397,7 @@ class Follower:
         """What is left to say of a turn that has ended and whose log is gone."""
         try:
             turn = await self._load_turn()
-            rows = await self._hub.database.fetch_many(
+            rows = await self._hub.database.for_tenant(turn).fetch_many(
                 "list_output_messages", turn.tenant_id, turn.id
             )
         except PostgresUnavailable:

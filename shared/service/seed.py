@@ -15,7 +15,8 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import PostgresUnavailable
-from shared.postgres.pool import Database, Transaction
+from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
 from shared.service.api_keys import create_api_key, create_user, hash_secret
 
 # The same in every deployment, so that seeding twice, or twice at once, finds itself.

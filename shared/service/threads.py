@@ -10,7 +10,8 @@ import asyncpg
 
 from shared.errors import ConcurrencyConflict, InvalidCursor, ThreadNotFound
 from shared.ids import new_id
-from shared.postgres.pool import Database, Transaction
+from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
 from shared.service.cursor import decode_cursor, decode_seq, encode_cursor
 from shared.service.turns import TurnService
 from shared.turn.model import Principal
@@ -35,7 +36,7 @@ class ThreadService:
         metadata: dict[str, Any],
     ) -> asyncpg.Record:
         """A new thread."""
-        row = await self._database.fetch_one(
+        row = await self._database.for_tenant(principal).fetch_one(
             "create_thread",
             new_id(),
             principal.tenant_id,
@@ -55,7 +56,7 @@ class ThreadService:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
         return self._found(
-            await self._database.fetch_one(
+            await self._database.for_tenant(principal).fetch_one(
                 "get_thread", thread_id, principal.tenant_id, principal.user_id
             )
         )
@@ -65,7 +66,7 @@ class ThreadService:
     ) -> tuple[list[asyncpg.Record], str | None]:
         """A page of threads, newest activity first, and the cursor of the next one."""
         at, thread_id = _decode_place(cursor) if cursor else (None, None)
-        rows = await self._database.fetch_many(
+        rows = await self._database.for_tenant(principal).fetch_many(
             "list_threads", principal.tenant_id, principal.user_id, at, thread_id, limit + 1
         )
         page = rows[:limit]
@@ -90,7 +91,7 @@ class ThreadService:
             is_given = value is not UNCHANGED
             changes += [is_given, value if is_given else None]
         return self._found(
-            await self._database.fetch_one(
+            await self._database.for_tenant(principal).fetch_one(
                 "update_thread", thread_id, principal.tenant_id, principal.user_id, *changes
             )
         )
@@ -126,7 +127,7 @@ class ThreadService:
             await transaction.fetch_one("delete_thread", thread_id, tenant_id, user_id)
             return None
 
-        return await self._database.run_in_transaction(hide)
+        return await self._database.for_tenant(principal).run_in_transaction(hide)
 
     async def list_messages(
         self,
@@ -147,7 +148,7 @@ class ThreadService:
         place = decode_seq(cursor, listing) if cursor else None
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
-        rows = await self._database.fetch_many(
+        rows = await self._database.for_tenant(principal).fetch_many(
             query, principal.tenant_id, thread_id, place, limit + 1
         )
         page = rows[:limit]

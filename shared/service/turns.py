@@ -21,8 +21,9 @@ from shared.errors import (
 from shared.metrics import Metrics
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
-from shared.postgres.pool import Database, Transaction
+from shared.postgres.pool import Database
 from shared.postgres.rows import accepted_turn, turn_from_row
+from shared.postgres.transaction import Transaction
 from shared.redis.connection import RedisReplyError
 from shared.redis.control import Control
 from shared.redis.dispatch import Dispatch, LineChange
@@ -145,11 +146,12 @@ class TurnService:
                 raise ConcurrencyConflict(
                     str(active["id"]) if active["user_id"] == user_id else None
                 )
+            await transaction.go_on_as_engine()
             return await transaction.fetch_one(
                 "accept_turns", *columns([as_elements(self._accept_arguments(new))])
             )
 
-        return await self._database.run_in_transaction(accept)
+        return await self._database.for_tenant(new.principal).run_in_transaction(accept)
 
     def _accept_arguments(self, new: NewTurn) -> tuple[Any, ...]:
         return (
@@ -175,7 +177,7 @@ class TurnService:
         )
 
     async def _find_accepted(self, new: NewTurn) -> Any:
-        return await self._database.fetch_one(
+        return await self._database.for_tenant(new.principal).fetch_one(
             "find_idempotent_turn",
             new.principal.tenant_id,
             new.idempotency_scope,
@@ -217,7 +219,7 @@ class TurnService:
         Raises:
             TurnNotFound: unknown, deleted or somebody else's.
         """
-        row = await self._database.fetch_one(
+        row = await self._database.for_tenant(principal).fetch_one(
             "get_turn", turn_id, principal.tenant_id, principal.user_id
         )
         if row is None:
@@ -235,7 +237,7 @@ class TurnService:
         limit: int,
     ) -> list[Turn]:
         """The caller's turns, newest first, at most `limit`."""
-        rows = await self._database.fetch_many(
+        rows = await self._database.for_tenant(principal).fetch_many(
             "list_turns",
             principal.tenant_id,
             principal.user_id,
@@ -249,14 +251,14 @@ class TurnService:
 
     async def find_active(self, principal: Principal, thread_id: UUID) -> Turn | None:
         """The thread's running turn, or else the first that waits."""
-        row = await self._database.fetch_one(
+        row = await self._database.for_tenant(principal).fetch_one(
             "find_active_turn_of_thread", principal.tenant_id, principal.user_id, thread_id
         )
         return None if row is None else turn_from_row(row)
 
     async def count_ahead(self, turn: Turn) -> int:
         """Turns of the same key that go first, counted to 100."""
-        row = await self._database.fetch_one(
+        row = await self._database.for_tenant(turn).fetch_one(
             "count_turns_ahead", turn.tenant_id, turn.concurrency_key, turn.accept_seq
         )
         return 0 if row is None else int(row["position"])
@@ -293,7 +295,7 @@ class TurnService:
         Raises:
             TurnNotFound: unknown, deleted or somebody else's.
         """
-        row = await self._database.fetch_one(
+        row = await self._database.for_tenant(principal).fetch_one(
             "request_cancel", turn_id, principal.tenant_id, principal.user_id
         )
         if row is None:
@@ -361,13 +363,13 @@ class TurnService:
     async def _force_cancel(self, turn: Turn) -> Turn | None:
         if turn.status is not TurnStatus.RUNNING:
             # It was handed back meanwhile: a pending turn is cancelled by the request itself.
-            row = await self._database.fetch_one(
+            row = await self._database.for_tenant(turn).fetch_one(
                 "request_cancel", turn.id, turn.tenant_id, turn.user_id
             )
         else:
             text = await self._read_partial_text(turn, turn.attempt)
             usage = Usage(output_tokens=len(text.split()))
-            row = await self._database.fetch_one(
+            row = await self._database.for_tenant(turn).fetch_one(
                 "force_cancel",
                 turn.id,
                 turn.tenant_id,
@@ -410,12 +412,14 @@ class TurnService:
         if not text:
             return turn
         await self._put_partial_text(turn, text)
-        row = await self._database.fetch_one("get_turn_of_tenant", turn.id, turn.tenant_id)
+        row = await self._database.for_tenant(turn).fetch_one(
+            "get_turn_of_tenant", turn.id, turn.tenant_id
+        )
         return turn if row is None else turn_from_row(row)
 
     async def _put_partial_text(self, turn: Turn, text: str) -> None:
         query = "replace_partial_text" if turn.output_message_id else "add_partial_text"
-        await self._database.fetch_one(
+        await self._database.for_tenant(turn).fetch_one(
             query,
             turn.tenant_id,
             turn.id,

@@ -30,6 +30,7 @@ from shared.postgres.migrate import migrate
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisConnection
 from shared.service.api_keys import create_tenant, create_user
+from shared.turn.model import Principal
 from tests.fixtures.chance import seeded
 from tests.fixtures.proxy import (
     Link,
@@ -182,10 +183,11 @@ async def _postgres(
 ) -> Storm:
     numbers = {thread: number for number, thread in enumerate(threads)}
     async with Database(postgres_dsn_through(link, dsn), size=8) as database:
+        mine = database.for_tenant(Principal(*owner, new_id()))
 
         async def ask(number: int) -> int | None:
             with contextlib.suppress(PostgresUnavailable):
-                row: Any = await database.fetch_one("get_thread", threads[number], *owner)
+                row: Any = await mine.fetch_one("get_thread", threads[number], *owner)
                 return numbers[row["id"]]
             return None
 

@@ -1,4 +1,4 @@
--- name: accept_turns :many
+-- name: accept_turns :many engine
 -- Writes idempotency rows, turns and users' messages of many requests; no row = refused.
 -- One array per column, one element per request, in the order of accepting:
 -- $1 turns  $2 tenants  $3 users  $4 threads  $5 input messages  $6 output messages  $7 texts
@@ -111,12 +111,12 @@ select
     ) as position
 from accepted n;
 
--- name: lock_concurrency_key :one
+-- name: lock_concurrency_key :one tenant
 -- Serialises accepts that must not both find the key idle; held until the commit.
 -- $1 tenant  $2 key   -- scope: system
 select pg_advisory_xact_lock(hashtextextended($1::uuid::text || ':' || $2, 0)) is null as locked;
 
--- name: find_active_turn_of_key :one
+-- name: find_active_turn_of_key :one tenant
 -- The turn that is first on a concurrency key, and whose. $1 tenant  $2 concurrency key
 select t.id, t.user_id
 from turns t
@@ -124,7 +124,7 @@ where t.tenant_id = $1 and t.concurrency_key = $2 and t.status in ({active})
 order by t.accept_seq
 limit 1;
 
--- name: find_idempotent_turn :one
+-- name: find_idempotent_turn :one tenant
 -- What an idempotency key was used for before. $1 tenant  $2 scope  $3 key
 select i.fingerprint, i.turn_id
 from idempotency_keys i

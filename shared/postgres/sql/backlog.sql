@@ -1,4 +1,4 @@
--- name: read_backlog :many
+-- name: read_backlog :many engine
 -- How many turns wait: of all, then of each tenant and each key with at least so many. The first
 -- row has no tenant, but the newest accept_seq that waits, how many tenants wait, and how long
 -- Postgres took for all of this.

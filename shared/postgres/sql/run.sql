@@ -1,4 +1,4 @@
--- name: claim_turns :many
+-- name: claim_turns :many engine
 -- Postgres decides: pending, first of its key, a free slot, in time. No row = drop the claim.
 -- $1 turns  $2 worker  $3 lease in s   -- scope: system
 -- Of one key, turns that stand next to each other at the head of its line take the lowest free
@@ -108,7 +108,7 @@ returning
     ) is true as has_history,
     extract(epoch from now() - t.created_at)::double precision as waited_s;
 
--- name: explain_refused_claims :many
+-- name: explain_refused_claims :many engine
 -- Why claims changed no row, so that Redis can be put right. $1 turns   -- scope: system
 select
     t.id,
@@ -141,7 +141,7 @@ left join lateral (
 ) head on true
 where t.id = any($1::uuid[]);
 
--- name: list_histories :many
+-- name: list_histories :many engine
 -- What turns may see of their threads: the newest messages of earlier turns, in turn order.
 -- One array per column: $1 turns  $2 tenants  $3 threads  $4 accept_seqs.
 -- $5 most rows of a turn  $6 bytes of a turn after which no more are read
@@ -193,7 +193,7 @@ from (
 where coalesce(h.newer_bytes, 0) < $6
 order by h.turn_id, coalesce(h.turn_seq, 0), h.seq;
 
--- name: renew_leases :many
+-- name: renew_leases :many engine
 -- Heartbeat of one worker process for all its turns; a turn not returned is no longer its own.
 -- $1 worker  $2 turns  $3 attempts  $4 lease in s   -- scope: system
 -- Locks by id like a commit of endings, so that the two never deadlock.
@@ -212,7 +212,7 @@ from kept
 where t.id = any($2::uuid[]) and t.id = kept.id
 returning t.id, t.attempt, t.cancel_requested_at is not null as cancel_requested;
 
--- name: validate_attempts :many
+-- name: validate_attempts :many engine
 -- Which (turn, attempt) pairs still run, or were ended by that very attempt: whoever else ends a turn
 -- raises the attempt. Asked before a lost log is opened again.
 -- $1 turns  $2 attempts   -- scope: system
@@ -222,7 +222,7 @@ join unnest($1::uuid[], $2::integer[]) as held (id, attempt)
     on t.id = held.id and t.attempt = held.attempt
 where t.id = any($1::uuid[]) and (t.status = {target:claim} or t.ended_at is not null) is true;
 
--- name: end_turns :many
+-- name: end_turns :many engine
 -- Compare-and-set of turns to a terminal status with messages and usage. No row = fenced.
 -- What the caller knows already is not told again.
 -- One array per column, one element per turn:
@@ -313,7 +313,7 @@ touched as (
 select e.id, e.started_at, e.ended_at
 from ended e;
 
--- name: hand_back_turns :many
+-- name: hand_back_turns :many engine
 -- A draining worker returns its turns; the crash budget is not touched.
 -- $1 worker  $2 turns  $3 attempts   -- scope: system
 with handed as (
@@ -335,7 +335,7 @@ from handed
 where t.id = any($2::uuid[]) and t.id = handed.id
 returning t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq;
 
--- name: release_unheld_turns :many
+-- name: release_unheld_turns :many engine
 -- Returns what was claimed in this worker's name without its knowing: the reply of a claim was
 -- lost. Nobody has run it, so the crash budget is not touched.
 -- $1 worker  $2 turns it holds   -- scope: system
@@ -350,7 +350,7 @@ where t.worker_id = $1
     and t.id <> all($2::uuid[])
 returning t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq;
 
--- name: list_lost_turns :many
+-- name: list_lost_turns :many engine
 -- Running turns whose lease lapsed or whose worker is known to be gone. $1 workers gone  $2 most
 -- -- scope: system
 select t.id, t.tenant_id, t.attempt, t.worker_id, t.lease_until < now() as lapsed
@@ -360,7 +360,7 @@ where t.status in ({sources:lose_worker})
 order by t.lease_until
 limit $2;
 
--- name: reap_turn :one
+-- name: reap_turn :one engine
 -- Takes a lost turn from its worker: pending again, or terminal when cancelled or out of budget.
 -- $1 turn  $2 attempt  $3 crash budget  $4 workers gone   -- scope: system
 update turns t

@@ -1,4 +1,4 @@
--- name: list_waiting_turns :many
+-- name: list_waiting_turns :many engine
 -- Pages through everything Redis should know, to rebuild it after a loss. $1 after seq  $2 most
 -- -- scope: system
 select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq, t.running
@@ -22,7 +22,7 @@ from (
 order by t.accept_seq
 limit $2;
 
--- name: list_stalled_heads :many
+-- name: list_stalled_heads :many engine
 -- Pending turns that could run now and have waited: Redis may have forgotten them. Looks at so many
 -- and tells in every row how far that was; the only row may have no turn.
 -- $1 after seq  $2 most looked at  $3 waited s   -- scope: system
@@ -76,7 +76,7 @@ from looked l
 left join stalled s on true
 order by s.accept_seq;
 
--- name: list_claimable_heads :many
+-- name: list_claimable_heads :many engine
 -- What a worker claims from Postgres while Redis is away: oldest heads of keys with a free
 -- slot. $1 most
 -- -- scope: system
@@ -104,7 +104,7 @@ where t.status in ({sources:claim})
 order by t.accept_seq
 limit $1;
 
--- name: expire_turns :many
+-- name: expire_turns :many engine
 -- Ends turns that never started within their queue time. $1 most   -- scope: system
 update turns t
 set status = {target:expire},
@@ -125,7 +125,7 @@ from (
 where t.id = due.id
 returning t.*;
 
--- name: purge_idempotency_keys :one
+-- name: purge_idempotency_keys :one engine
 -- Forgets keys a day after their turn ended. $1 kept for s  $2 most   -- scope: system
 with old as (
     select i.tenant_id, i.scope, i.key

@@ -1,4 +1,4 @@
--- name: create_thread :one
+-- name: create_thread :one tenant
 -- A new thread of one user.
 -- $1 id  $2 tenant  $3 user  $4 title  $5 system prompt  $6 metadata
 with made as (
@@ -9,7 +9,7 @@ with made as (
 select m.*, null::turn_status as last_turn_status
 from made m;
 
--- name: get_thread :one
+-- name: get_thread :one tenant
 -- One thread of one user, with the status of its newest turn. $1 thread  $2 tenant  $3 user
 select
     th.*,
@@ -22,7 +22,7 @@ from threads th
 where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true;
 
--- name: list_threads :many
+-- name: list_threads :many tenant
 -- A user's threads, newest activity first, behind a place. $1 tenant $2 user $3 at? $4 id? $5 most
 select
     th.*,
@@ -40,7 +40,7 @@ where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
 order by coalesce(th.last_message_at, th.created_at) desc, th.id desc
 limit $5;
 
--- name: update_thread :one
+-- name: update_thread :one tenant
 -- Changes what the flags name. $1 thread $2 tenant $3 user $4/$5 title $6/$7 prompt $8/$9 metadata
 with changed as (
     update threads th
@@ -61,7 +61,7 @@ select
     ) as last_turn_status
 from changed c;
 
--- name: lock_thread :one
+-- name: lock_thread :one tenant
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user
 select th.id
 from threads th
@@ -69,7 +69,7 @@ where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
 for update;
 
--- name: delete_thread :one
+-- name: delete_thread :one tenant
 -- Hides a thread and all that hangs on it. $1 thread  $2 tenant  $3 user
 update threads th
 set deleted_at = now(), updated_at = now()
@@ -77,7 +77,7 @@ where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
 returning th.id;
 
--- name: list_messages :many
+-- name: list_messages :many tenant
 -- A thread's messages in the order they came, behind a place. $1 tenant $2 thread $3 after? $4 most
 select m.*
 from messages m
@@ -86,7 +86,7 @@ where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
 order by m.seq
 limit $4;
 
--- name: list_messages_backwards :many
+-- name: list_messages_backwards :many tenant
 -- The same, newest first. $1 tenant  $2 thread  $3 before?  $4 most
 select m.*
 from messages m

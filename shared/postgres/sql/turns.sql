@@ -4,7 +4,7 @@
 -- For the same reason `t.id = any($1)` stands beside a join by id: on a table known to be nearly empty
 -- the join alone would go through the whole index.
 
--- name: get_turn :one
+-- name: get_turn :one tenant
 -- One turn of one user. $1 turn  $2 tenant  $3 user
 select t.*
 from turns t
@@ -12,7 +12,7 @@ where t.id = $1
     and (t.tenant_id = $2 and t.user_id = $3) is true
     and (select th.deleted_at is null from threads th where th.id = t.thread_id);
 
--- name: get_turn_versions :many
+-- name: get_turn_versions :many engine
 -- How far turns are, each asked for by its user; no row = not theirs to see.
 -- $1 turns  $2 tenants  $3 users
 select t.id, t.tenant_id, t.user_id, t.attempt, t.status, t.updated_at
@@ -26,20 +26,20 @@ cross join lateral (
     limit 1
 ) t;
 
--- name: get_turn_of_tenant :one
+-- name: get_turn_of_tenant :one tenant
 -- One turn, for code that has already checked who asks. $1 turn  $2 tenant
 select t.*
 from turns t
 where t.id = $1 and (t.tenant_id = $2) is true;
 
--- name: list_ended_turns :many
+-- name: list_ended_turns :many engine
 -- Which of the followed turns have ended; one question for all streams of a process. $1 turns
 -- -- scope: system
 select t.id
 from turns t
 where t.id = any($1::uuid[]) and (t.status in ({terminal})) is true;
 
--- name: list_turns :many
+-- name: list_turns :many tenant
 -- A user's turns, newest first. $1 tenant $2 user $3 thread? $4 status? $5 concurrency key?
 -- $6 before accept_seq?  $7 most
 -- Two halves, of which one is empty: each has an index that gives its order.
@@ -75,7 +75,7 @@ from (
 order by t.accept_seq desc
 limit $7;
 
--- name: find_active_turn_of_thread :one
+-- name: find_active_turn_of_thread :one tenant
 -- The turn of a thread that runs, or else the first that waits. $1 tenant  $2 user  $3 thread
 select t.*
 from turns t
@@ -85,7 +85,7 @@ where t.thread_id = $3
 order by (t.status in ({sources:claim})), t.accept_seq
 limit 1;
 
--- name: count_turns_ahead :one
+-- name: count_turns_ahead :one tenant
 -- Turns of the same key that go first, counted to 100. $1 tenant  $2 key  $3 accept_seq
 select count(*) as position
 from (
@@ -96,7 +96,7 @@ from (
     limit 100
 ) counted;
 
--- name: request_cancel :one
+-- name: request_cancel :one tenant
 -- Notes the wish; a turn that no worker holds is cancelled by the same statement.
 -- $1 turn  $2 tenant  $3 user
 update turns t
@@ -110,7 +110,7 @@ where t.id = $1
     and (t.tenant_id = $2 and t.user_id = $3 and t.status in ({sources:cancel})) is true
 returning t.*;
 
--- name: force_cancel :one
+-- name: force_cancel :one tenant
 -- Ends a turn whose worker did not answer the cancel; attempt + 1 fences that worker.
 -- $1 turn  $2 tenant  $3 attempt  $4 output message?  $5 partial text  $6 raw message  $7 usage
 -- $8 preview
@@ -172,7 +172,7 @@ left join touched on true
 left join (select count(*) as messages from written) w on true
 left join (select count(*) as bills from billed) b on true;
 
--- name: replace_partial_text :one
+-- name: replace_partial_text :one tenant
 -- Puts the client's own partial text in place of the one the server gathered.
 -- $1 tenant  $2 turn  $3 text  $4 raw message  $5 preview
 with changed as (
@@ -191,7 +191,7 @@ from changed c
 where th.id = c.thread_id and (th.tenant_id = $1) is true
 returning c.id;
 
--- name: add_partial_text :one
+-- name: add_partial_text :one tenant
 -- Gives a cancelled turn that said nothing the text its reader saw.
 -- $1 tenant  $2 turn  $3 text  $4 raw message  $5 preview
 with cancelled as (
@@ -219,7 +219,7 @@ from written w
 where th.id = w.thread_id and (th.tenant_id = $1) is true
 returning w.id;
 
--- name: list_output_messages :many
+-- name: list_output_messages :many tenant
 -- What a finished turn said, in order; the source of a replay without a log. $1 tenant  $2 turn
 select m.id, m.role, m.content, m.raw_data
 from messages m

@@ -10,6 +10,7 @@ import pytest
 
 from shared.errors import NotAuthenticated, PostgresUnavailable
 from shared.postgres.pool import Database
+from shared.postgres.tenant import TenantDatabase
 from shared.service import api_keys
 from shared.service.api_keys import (
     ApiKeys,
@@ -34,16 +35,19 @@ async def secret(database: Database) -> str:
 
 
 @pytest.fixture
-def asked(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the queries asked so far."""
     names: list[str] = []
-    fetch_one = database.fetch_one
 
-    async def count(name: str, *args: Any) -> Any:
-        names.append(name)
-        return await fetch_one(name, *args)
+    def counting(fetch_one: Any) -> Any:
+        async def count(self: Any, name: str, *args: Any) -> Any:
+            names.append(name)
+            return await fetch_one(self, name, *args)
 
-    monkeypatch.setattr(database, "fetch_one", count)
+        return count
+
+    for door in (Database, TenantDatabase):
+        monkeypatch.setattr(door, "fetch_one", counting(door.fetch_one))
     return names
 
 

@@ -96,11 +96,12 @@ async def test_delete_hides_everything(client: Client, api: Api, make_turn: Any)
     ]:
         assert (await client.request(method, path)).status_code == 404
     assert (await client.get(THREADS)).json()["items"] == []
+    database = api.database.for_tenant(who)
     for turn in turns:
-        row = await api.database.fetch_one("get_turn_of_tenant", turn.id, client.tenant_id)
+        row = await database.fetch_one("get_turn_of_tenant", turn.id, client.tenant_id)
         assert row is not None
         assert row["status"] == TurnStatus.CANCELLED
-        assert await api.database.fetch_one("get_turn", turn.id, who.tenant_id, who.user_id) is None
+        assert await database.fetch_one("get_turn", turn.id, who.tenant_id, who.user_id) is None
 
 
 async def test_a_turn_accepted_during_the_delete_is_cancelled_too(
@@ -118,7 +119,9 @@ async def test_a_turn_accepted_during_the_delete_is_cancelled_too(
 
     monkeypatch.setattr(api.turns, "cancel_all_of_thread", cancel_then_submit)
     await ThreadService(api.database, api.turns).delete(who, thread_id)
-    row = await api.database.fetch_one("get_turn_of_tenant", late[0].id, who.tenant_id)
+    row = await api.database.for_tenant(who).fetch_one(
+        "get_turn_of_tenant", late[0].id, who.tenant_id
+    )
     assert row is not None
     assert row["status"] == TurnStatus.CANCELLED
 
@@ -254,7 +257,7 @@ async def test_the_list_uses_its_index(client: Client, admin: Any) -> None:
     )
     await admin.execute("analyze threads")
     await admin.execute("set plan_cache_mode = force_generic_plan")
-    statement = await admin.prepare(sql("list_threads"))
+    statement = await admin.prepare(sql("list_threads", "tenant"))
     plan = str(await statement.explain(client.tenant_id, client.user_id, None, None, 21))
     assert "threads_by_activity" in plan
     assert "'Sort'" not in plan

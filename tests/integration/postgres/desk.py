@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from shared.ids import new_id
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
 from shared.turn.events import Usage
 from shared.turn.messages import preview, title
-from shared.turn.model import NewTurn
+from shared.turn.model import NewTurn, Principal
 from shared.turn.state import TurnStatus
 
 
@@ -47,10 +48,11 @@ class Desk:
 
     async def request_cancel(self, new: NewTurn) -> Any:
         who = new.principal
-        return await self.database.fetch_one("request_cancel", new.id, who.tenant_id, who.user_id)
+        database = self.database.for_tenant(who)
+        return await database.fetch_one("request_cancel", new.id, who.tenant_id, who.user_id)
 
     async def force_cancel(self, new: NewTurn, attempt: int, text: str) -> Any:
-        return await self.database.fetch_one(
+        return await self.database.for_tenant(new.principal).fetch_one(
             "force_cancel",
             new.id,
             new.principal.tenant_id,
@@ -63,7 +65,16 @@ class Desk:
         )
 
     async def row(self, turn_id: UUID, tenant_id: UUID) -> Any:
-        return await self.database.fetch_one("get_turn_of_tenant", turn_id, tenant_id)
+        who = Principal(tenant_id, new_id(), new_id())
+        return await self.database.for_tenant(who).fetch_one(
+            "get_turn_of_tenant", turn_id, tenant_id
+        )
+
+    async def output(self, new: NewTurn) -> list[Any]:
+        who = new.principal
+        return await self.database.for_tenant(who).fetch_many(
+            "list_output_messages", who.tenant_id, new.id
+        )
 
 
 def accept_arguments(new: NewTurn, queue_ttl_s: float) -> tuple[Any, ...]:

@@ -9,7 +9,8 @@ import pytest
 
 from shared.errors import PostgresUnavailable
 from shared.postgres.batches import as_elements, columns
-from shared.postgres.pool import Database, Transaction
+from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
 from shared.turn.model import NewTurn
 from tests.fixtures.proxy import open_link, postgres_dsn_through, postgres_upstream
 from tests.fixtures.system import MakeTurn

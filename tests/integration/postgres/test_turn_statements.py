@@ -207,7 +207,7 @@ async def test_only_the_present_attempt_ends_a_turn(desk: Desk, make_turn: MakeT
     row = await desk.row(new.id, new.principal.tenant_id)
     assert (row["status"], row["attempt"], row["last_seq"]) == ("completed", 2, 7)
     assert await desk.end(new, 2, TurnStatus.FAILED) is None, "a terminal status is written once"
-    output = await desk.database.fetch_many("list_output_messages", new.principal.tenant_id, new.id)
+    output = await desk.output(new)
     assert [message["content"] for message in output] == ["fresh"]
 
 
@@ -332,7 +332,7 @@ async def test_a_forced_cancel_keeps_text_and_usage_and_fences(
     row = await desk.force_cancel(new, 1, "w0 w1 ")
     assert (row["status"], row["attempt"], row["slot"]) == ("cancelled", 2, None)
     assert row["output_message_id"] == new.planned_output_message_id
-    output = await desk.database.fetch_many("list_output_messages", new.principal.tenant_id, new.id)
+    output = await desk.output(new)
     assert [message["content"] for message in output] == ["w0 w1 "]
     assert await admin.fetchval("select output_tokens from usage") == 2
     assert await desk.end(new, 1, text="late") is None

@@ -444,7 +444,9 @@ class Lives(RuleBasedStateMachine):
         turn = running[place % len(running)]
         who = self.principal
         self.run(
-            self.servers.database.fetch_one("request_cancel", turn.id, who.tenant_id, who.user_id)
+            self.servers.database.for_tenant(who).fetch_one(
+                "request_cancel", turn.id, who.tenant_id, who.user_id
+            )
         )
         turn.wants_cancel = True
 

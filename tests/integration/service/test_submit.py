@@ -116,8 +116,8 @@ async def test_a_commit_whose_answer_is_lost_is_found_again(
         api = await open_api(database_url=SecretStr(postgres_dsn_through(link, database_url)))
         await api.submit(make_turn(key="warm"))  # statements are prepared now
         new = make_turn("precious", policy=policy, idempotency_key="k")
-        # An accept in a group commits with its Sync; one of its own sends COMMIT.
-        link.drop_reply_to = b"COMMIT" if policy is ConflictPolicy.REJECT else b"precious"
+        # An accept in a group commits with its Sync; one of its own sends a commit.
+        link.drop_reply_to = b"commit\0" if policy is ConflictPolicy.REJECT else b"precious"
         accepted = await api.turns.submit(new)
         assert link.dropped_replies == 1, "the fault did not happen"
         assert (accepted.turn.id, accepted.replayed) == (new.id, False)

@@ -211,5 +211,7 @@ async def test_a_cancelled_turn_keeps_its_text_when_its_worker_dies_first(
     await start_worker()
     ended = await api.end_of(turn)
     assert ended.status is TurnStatus.CANCELLED
-    rows = await api.database.fetch_many("list_output_messages", turn.tenant_id, turn.id)
+    rows = await api.database.for_tenant(turn).fetch_many(
+        "list_output_messages", turn.tenant_id, turn.id
+    )
     assert [row["content"] for row in rows] == ["w0 w1 w2 "]

@@ -63,7 +63,9 @@ def most_at_once(turns: list[Turn]) -> int:
 
 
 async def stored_text(api: Api, turn: Turn) -> str:
-    rows = await api.database.fetch_many("list_output_messages", turn.tenant_id, turn.id)
+    rows = await api.database.for_tenant(turn).fetch_many(
+        "list_output_messages", turn.tenant_id, turn.id
+    )
     return "".join(row["content"] for row in rows)
 
 

@@ -36,7 +36,9 @@ def text(count: int) -> str:
 
 
 async def stored_text(api: Api, turn: Turn) -> str:
-    rows = await api.database.fetch_many("list_output_messages", turn.tenant_id, turn.id)
+    rows = await api.database.for_tenant(turn).fetch_many(
+        "list_output_messages", turn.tenant_id, turn.id
+    )
     return "".join(row["content"] for row in rows)
 
 

@@ -1,0 +1,555 @@
+"""The second lock alone keeps tenants apart: here the first one, our conditions, is taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from shared.errors import PostgresUnavailable
+from shared.ids import new_id
+from shared.postgres.pool import Database
+from shared.postgres.queries import Query, load_queries
+from shared.postgres.transaction import Transaction
+from shared.service.turns import TurnService
+from shared.turn.model import ConflictPolicy, Principal
+from tests.fixtures.system import add_principal, add_thread
+
+PROTECTED = {
+    "api_keys", "concurrency_limits", "idempotency_keys", "messages", "outbox", "tenants",
+    "threads", "turns", "usage", "users",
+}  # fmt: skip
+OPEN = {"schema_migrations": "says which files ran; the tenants' role may not even read it"}
+KEY = "crm"
+TENANT_QUERIES = {name: query for name, query in load_queries().items() if query.role == "tenant"}
+
+
+@dataclass(frozen=True)
+class Owned:
+    """What one tenant has: a row in every table, and turns in the states that matter here."""
+
+    owner: Principal
+    thread: UUID
+    running: UUID
+    cancelled: UUID
+    silent: UUID
+    message: UUID
+
+
+async def add_turn(
+    admin: Any, who: Principal, thread: UUID, status: str, said: UUID | None
+) -> UUID:
+    turn_id = new_id()
+    runs, over = status == "running", status == "cancelled"
+    await admin.execute(
+        "insert into turns (id, tenant_id, user_id, thread_id, concurrency_key, input_message_id,"
+        " planned_output_message_id, output_message_id, model_id, expires_at, status, attempt,"
+        " slot, worker_id, lease_until, cancel_requested_at, ended_at)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8, 'scripted', now() + '1 h', $9, 1,"
+        " case when $10 then 1 end, case when $10 then 'w' end, case when $10 then now() end,"
+        " now(), case when $11 then now() end)",
+        turn_id, who.tenant_id, who.user_id, thread, KEY, new_id(), said or new_id(), said, status,
+        runs, over,
+    )  # fmt: skip
+    return turn_id
+
+
+@pytest.fixture
+async def theirs(admin: Any) -> Owned:
+    """A tenant that has everything."""
+    who = await add_principal(admin)
+    thread, message = await add_thread(admin, who), new_id()
+    running = await add_turn(admin, who, thread, "running", None)
+    cancelled = await add_turn(admin, who, thread, "cancelled", message)
+    silent = await add_turn(admin, who, thread, "cancelled", None)
+    tenant, user = who.tenant_id, who.user_id
+    await admin.execute(
+        "insert into messages (id, tenant_id, thread_id, turn_id, turn_seq, role, content, format)"
+        " select $1, tenant_id, thread_id, id, accept_seq, 'assistant', 'secret', 'text'"
+        " from turns where id = $2",
+        message, cancelled,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name)"
+        " values ($1, $2, $3, 'hash', 'p', 'n')", who.key_id, tenant, user,
+    )  # fmt: skip
+    await admin.execute("insert into concurrency_limits values ($1, $2, 3)", tenant, KEY)
+    await admin.execute(
+        "insert into idempotency_keys values ($1, 'scope', 'key', 'fp', $2)", tenant, running
+    )
+    await admin.execute("insert into usage values ($1, $2, 'm', 1, 1, 0)", cancelled, tenant)
+    await admin.execute(
+        "insert into outbox (tenant_id, turn_id, attempt, kind, payload)"
+        " values ($1, $2, 1, 'k', '{}')", tenant, running,
+    )  # fmt: skip
+    return Owned(who, thread, running, cancelled, silent, message)
+
+
+@pytest.fixture
+async def stranger(admin: Any, theirs: Owned) -> Principal:
+    """Another tenant, which has nothing: whatever it sees is not its own."""
+    return await add_principal(admin)
+
+
+async def snapshot(admin: Any) -> dict[str, str]:
+    """All that stands in the protected tables."""
+    return {
+        table: await admin.fetchval(
+            f"select coalesce(string_agg(t::text, '' order by t::text), '') from {table} t"  # noqa: S608
+        )
+        for table in sorted(PROTECTED)
+    }
+
+
+Arguments = Callable[[Principal, Owned], tuple[Any, ...]]
+# What `who` asks for when it knows the ids of `its`.
+ASKS: dict[str, Arguments] = {
+    "get_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "list_threads": lambda who, its: (who.tenant_id, who.user_id, None, None, 9),
+    "update_thread": lambda who, its: (
+        its.thread, who.tenant_id, who.user_id, True, "stolen", False, None, False, None,
+    ),
+    "lock_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "delete_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "list_messages": lambda who, its: (who.tenant_id, its.thread, None, 9),
+    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, None, 9),
+    "get_turn": lambda who, its: (its.running, who.tenant_id, who.user_id),
+    "get_turn_of_tenant": lambda who, its: (its.running, who.tenant_id),
+    "list_turns": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, None, None, None, 9,
+    ),
+    "find_active_turn_of_thread": lambda who, its: (who.tenant_id, who.user_id, its.thread),
+    "count_turns_ahead": lambda who, its: (who.tenant_id, KEY, 1_000_000),
+    "request_cancel": lambda who, its: (its.running, who.tenant_id, who.user_id),
+    "force_cancel": lambda who, its: (
+        its.running, who.tenant_id, 1, new_id(), "x", {}, {"inputTokens": 1}, "x",
+    ),
+    "replace_partial_text": lambda who, its: (who.tenant_id, its.cancelled, "x", {}, "x"),
+    "add_partial_text": lambda who, its: (who.tenant_id, its.silent, "x", {}, "x"),
+    "list_output_messages": lambda who, its: (who.tenant_id, its.cancelled),
+    "is_api_key_valid": lambda who, its: (its.owner.key_id, who.tenant_id),
+    "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
+    "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
+}  # fmt: skip
+READS_NOTHING = {"lock_concurrency_key": "an advisory lock", "create_thread": "see below"}
+
+
+def without_conditions(query: Query) -> Query:
+    """A copy that forgot whose rows it may see."""
+    forgot = re.sub(r"(?:\w+\.)?(?:tenant|user)_id = (\$\d+)", r"(\1::uuid is not null)", query.sql)
+    assert forgot != query.sql
+    return replace(query, sql=forgot)
+
+
+def test_every_tenant_statement_is_tried() -> None:
+    assert ASKS.keys() | READS_NOTHING.keys() == TENANT_QUERIES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(ASKS))
+async def test_a_statement_without_its_conditions_still_keeps_to_its_tenant(
+    database: Database,
+    admin: Any,
+    theirs: Owned,
+    stranger: Principal,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = without_conditions(TENANT_QUERIES[name])
+    args = ASKS[name](stranger, theirs)
+    before = await snapshot(admin)
+
+    async def undo(transaction: Transaction) -> None:
+        rows = await transaction.fetch_many(name, *args)
+        assert rows, "without the second lock the stranger sees it"
+        assert name != "count_turns_ahead" or rows[0]["position"]
+        raise KeyError
+
+    monkeypatch.setitem(load_queries(), name, replace(query, role="engine"))
+    with pytest.raises(KeyError):
+        await database.run_in_transaction(undo)
+    monkeypatch.setitem(load_queries(), name, query)
+    rows = await database.for_tenant(stranger).fetch_many(name, *args)
+    assert name == "count_turns_ahead" or rows == []
+    assert [row["position"] for row in rows if name == "count_turns_ahead"] in ([], [0])
+    assert await snapshot(admin) == before
+
+
+@pytest.mark.parametrize("name", sorted(ASKS))
+async def test_a_statement_under_the_wrong_tenant_finds_nothing(
+    database: Database, admin: Any, theirs: Owned, stranger: Principal, name: str
+) -> None:
+    args = ASKS[name](theirs.owner, theirs)
+    before = await snapshot(admin)
+    rows = await database.for_tenant(stranger).fetch_many(name, *args)
+    assert [row for row in rows if name != "count_turns_ahead" or row["position"]] == []
+    assert await snapshot(admin) == before
+    (row, *_) = await database.for_tenant(theirs.owner).fetch_many(name, *args)
+    assert name != "count_turns_ahead" or row["position"], "its owner may"
+
+
+async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for name in (
+        "get_thread", "list_threads", "update_thread", "delete_thread", "get_turn", "list_turns",
+        "find_active_turn_of_thread",
+    ):  # fmt: skip
+        monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
+        args = ASKS[name](colleague, theirs)
+        assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
+
+
+async def test_nobody_makes_a_thread_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    other_user = replace(stranger, user_id=theirs.owner.user_id)
+    unknown_user = replace(stranger, user_id=new_id())
+    errors = set()
+    for owner in (theirs.owner, other_user, unknown_user):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
+            await database.for_tenant(stranger).fetch_one(
+                "create_thread", new_id(), owner.tenant_id, owner.user_id, None, None, {}
+            )
+        errors.add((str(refused.value), refused.value.detail))
+    assert len(errors) == 1, "who exists elsewhere and who does not are told the same"
+    assert await snapshot(admin) == before
+
+
+async def test_a_broken_constraint_names_no_foreign_value(
+    database: Database, theirs: Owned, stranger: Principal
+) -> None:
+    with pytest.raises(asyncpg.UniqueViolationError) as broken:
+        await database.for_tenant(stranger).fetch_one(
+            "create_thread", theirs.thread, stranger.tenant_id, stranger.user_id, None, None, {}
+        )
+    assert broken.value.detail is None
+    assert str(theirs.thread) not in str(broken.value)
+
+
+# -- the tables themselves
+
+
+@asynccontextmanager
+async def as_tenant(database_url: str, *settings: str) -> AsyncIterator[Any]:
+    """A plain connection of the role; all is granted, so only the policies are between."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute("grant all on all tables in schema public to turnkeep_tenant")
+        await connection.execute("begin; set local role turnkeep_tenant")
+        for setting in settings:
+            await connection.execute(setting)
+        yield connection
+    finally:
+        await connection.close()
+
+
+def whose(who: Principal) -> str:
+    return f"set local app.tenant = '{who.tenant_id}'; set local app.\"user\" = '{who.user_id}'"
+
+
+async def refuses_inserts(connection: Any, table: str, row: str) -> None:
+    await connection.execute("savepoint here")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        await connection.execute(
+            f"insert into {table} overriding system value"  # noqa: S608
+            f" select * from json_populate_record(null::{table}, $1)", row
+        )  # fmt: skip
+    await connection.execute("rollback to here")
+
+
+@pytest.mark.parametrize("settings", ["another tenant", "nothing", "empty", "only a user"])
+@pytest.mark.parametrize("table", sorted(PROTECTED))
+async def test_a_table_shows_and_takes_nothing_of_another_tenant(
+    database_url: str, admin: Any, theirs: Owned, table: str, settings: str
+) -> None:
+    row = await admin.fetchval(f"select row_to_json(t)::text from {table} t")  # noqa: S608
+    before = await snapshot(admin)
+    statements = {
+        "another tenant": [whose(Principal(new_id(), new_id(), new_id()))],
+        "nothing": [],
+        "empty": ["set local app.tenant = ''; set local app.\"user\" = ''"],
+        "only a user": [f"set local app.\"user\" = '{theirs.owner.user_id}'"],
+    }[settings]
+    column = "id" if table == "tenants" else "tenant_id"
+    async with as_tenant(database_url, *statements) as connection:
+        assert await connection.fetch(f"select * from {table}") == []  # noqa: S608
+        changed = await connection.execute(f"update {table} set {column} = {column}")  # noqa: S608
+        assert changed == "UPDATE 0"
+        assert await connection.execute(f"delete from {table}") == "DELETE 0"  # noqa: S608
+        await refuses_inserts(connection, table, row)
+        await connection.execute("commit")
+    assert await snapshot(admin) == before
+    async with as_tenant(database_url, whose(theirs.owner)) as connection:
+        assert await connection.fetch(f"select * from {table}"), "its owner sees it"  # noqa: S608
+
+
+async def test_a_row_cannot_be_given_away(
+    database_url: str, theirs: Owned, stranger: Principal
+) -> None:
+    async with as_tenant(database_url, whose(theirs.owner)) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await connection.execute("update turns set tenant_id = $1", stranger.tenant_id)
+
+
+async def test_every_table_is_protected_or_has_a_reason(admin: Any) -> None:
+    rows = await admin.fetch(
+        "select c.relname as name, c.relrowsecurity as is_protected,"
+        " array(select p.polname::text from pg_policy p where p.polrelid = c.oid) as policies,"
+        " array(select unnest(p.polroles)::regrole::text from pg_policy p"
+        " where p.polrelid = c.oid) as roles,"
+        " has_table_privilege('turnkeep_tenant', c.oid, 'delete, truncate, trigger, references')"
+        " as is_too_much,"
+        " has_table_privilege('turnkeep_engine', c.oid, 'insert') as is_written,"
+        " has_any_column_privilege('turnkeep_tenant', c.oid, 'select') as is_read"
+        " from pg_class c where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace"
+    )
+    assert {row["name"] for row in rows if row["is_protected"]} == PROTECTED
+    assert {row["name"] for row in rows if not row["is_protected"]} == OPEN.keys()
+    for row in rows:
+        assert not row["is_too_much"], row["name"]
+        if row["name"] in OPEN:
+            assert not row["is_read"]
+        else:
+            # Policies add up: a second one could only show more.
+            policies = dict(zip(row["policies"], row["roles"], strict=True))
+            assert policies == {"own_rows": "turnkeep_tenant", "all_rows": "turnkeep_engine"}
+            assert row["is_written"], "by the engine, when it does not own the tables"
+
+
+async def test_views_and_functions_keep_who_asks(admin: Any) -> None:
+    views = await admin.fetch(
+        "select relname from pg_class where relkind in ('v', 'm')"
+        " and relnamespace = 'public'::regnamespace"
+        " and not coalesce(reloptions::text ilike '%security_invoker=true%', false)"
+    )
+    functions = await admin.fetch(
+        "select proname from pg_proc where prosecdef and pronamespace = 'public'::regnamespace"
+    )
+    assert (views, functions) == ([], []), "these would look with their owner's eyes"
+
+
+async def test_the_role_can_do_little(admin: Any, database_url: str) -> None:
+    role = await admin.fetchrow("select * from pg_roles where rolname = 'turnkeep_tenant'")
+    for power in ("super", "bypassrls", "canlogin", "createdb", "createrole", "replication"):
+        assert not role[f"rol{power}"]
+    connection = await asyncpg.connect(database_url)
+    try:
+        for statement in (
+            "create table mine (id int)",
+            "alter table turns disable row level security",
+            "drop policy own_rows on turns",
+            "delete from threads",
+            "select key_hash from api_keys",
+            "insert into api_keys default values",
+            "select * from users",
+            "select * from schema_migrations",
+            "update turns set user_id = user_id",
+        ):
+            async with connection.transaction():
+                await connection.execute("set local role turnkeep_tenant; savepoint here")
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.execute(statement)
+                await connection.execute("rollback to here")
+    finally:
+        await connection.close()
+
+
+# -- connections of the pool
+
+
+STATE = (
+    "select current_user = session_user as is_login,"
+    " nullif(current_setting('app.tenant', true), '') as tenant,"
+    " nullif(current_setting('app.user', true), '') as user"
+)
+
+
+async def assert_nothing_is_left(database: Database) -> int:
+    """No connection has a role or a tenant, or is in a transaction; how many there are."""
+    assert database._pool is not None
+    connections = [await database._pool.acquire() for _ in range(database._pool.get_idle_size())]
+    for connection in connections:
+        assert not connection.is_in_transaction()
+        row = await connection.fetchrow(STATE)
+        assert row is not None
+        assert tuple(row) == (True, None, None)
+    for connection in connections:
+        await database._pool.release(connection)
+    return len(connections)
+
+
+@pytest.fixture
+async def single(database_url: str) -> AsyncIterator[Database]:
+    async with Database(database_url, size=1) as database:
+        yield database
+
+
+@pytest.fixture
+async def complaints() -> list[Any]:
+    """What the driver tells the loop when a connection comes back in a transaction."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    return told
+
+
+async def test_a_statement_leaves_nothing(single: Database, theirs: Owned) -> None:
+    mine = single.for_tenant(theirs.owner)
+    args = (theirs.thread, theirs.owner.tenant_id, theirs.owner.user_id)
+    assert await mine.fetch_one("get_thread", *args) is not None
+    await assert_nothing_is_left(single)
+
+    async def work(transaction: Transaction) -> None:
+        assert await transaction.fetch_one("get_thread", *args) is not None
+        await transaction.go_on_as_engine()
+        assert (await transaction._connection.fetchrow(STATE))["is_login"]
+        with pytest.raises(ValueError, match="statement of the tenant"):
+            await transaction.fetch_one("get_thread", *args)
+
+    await mine.run_in_transaction(work)
+    await assert_nothing_is_left(single)
+
+
+@pytest.mark.parametrize("how", ["error", "refused", "cancelled", "connection lost"])
+async def test_a_transaction_that_breaks_leaves_nothing(
+    single: Database, theirs: Owned, admin: Any, complaints: list[Any], how: str
+) -> None:
+    who = theirs.owner
+    reached = asyncio.Event()
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.fetch_one(
+            "update_thread", theirs.thread, who.tenant_id, who.user_id, True, "half done",
+            False, None, False, None,
+        )  # fmt: skip
+        reached.set()
+        match how:
+            case "error":
+                raise KeyError
+            case "refused":
+                await transaction.fetch_one(
+                    "create_thread", theirs.thread, who.tenant_id, who.user_id, None, None, {}
+                )
+            case "cancelled":
+                await transaction._connection.execute("select pg_sleep(10)")
+            case _:
+                pid = transaction._connection.get_server_pid()
+                await admin.execute("select pg_terminate_backend($1)", pid)
+                await transaction.fetch_one("list_threads", None, None, None, None, 1)
+
+    expected: dict[str, type[BaseException]] = {
+        "error": KeyError,
+        "refused": asyncpg.UniqueViolationError,
+        "cancelled": asyncio.CancelledError,
+        "connection lost": PostgresUnavailable,
+    }
+    call = single.start(single.for_tenant(who).run_in_transaction(work))
+    await reached.wait()
+    if how == "cancelled":
+        await asyncio.sleep(0.05)
+        call.cancel()
+    with pytest.raises(expected[how]):
+        await call
+    await single.ping()
+    assert await assert_nothing_is_left(single) == 1
+    assert await admin.fetchval("select title from threads") is None
+    assert complaints == []
+
+
+async def test_a_migration_in_between_is_not_noticed(
+    single: Database, theirs: Owned, admin: Any
+) -> None:
+    mine = single.for_tenant(theirs.owner)
+    args = (theirs.thread, theirs.owner.tenant_id, theirs.owner.user_id)
+
+    async def work(transaction: Transaction) -> Any:
+        return await transaction.fetch_one("get_thread", *args)
+
+    for column in ("one", "two"):
+        row = await mine.fetch_one("get_thread", *args)
+        assert row is not None
+        assert column not in row
+        await admin.execute(f"alter table threads add column {column} integer")
+        row = await (mine.run_in_transaction(work) if column == "two" else work(mine))  # type: ignore[arg-type]
+        assert row is not None
+        assert column in row
+
+
+async def test_a_thousand_calls_of_many_tenants_never_meet(
+    database_url: str, admin: Any, complaints: list[Any]
+) -> None:
+    chance = random.Random(5)  # noqa: S311
+    owners = [await add_principal(admin) for _ in range(20)]
+    threads = {owner: await add_thread(admin, owner) for owner in owners}
+    query = without_conditions(TENANT_QUERIES["list_threads"])
+    seen = cut_off = 0
+
+    async def call(database: Database, owner: Principal) -> None:
+        nonlocal seen
+        mine = database.for_tenant(owner)
+        thread, who = threads[owner], (owner.tenant_id, owner.user_id)
+        match chance.randrange(5):
+            case 0:
+                rows = [await mine.fetch_one("get_thread", thread, *who)]
+                assert rows[0] is not None
+            case 1:
+                with pytest.raises(asyncpg.UniqueViolationError):
+                    await mine.fetch_one("create_thread", thread, *who, None, None, {})
+                return
+            case 2:
+                rows = [await mine.run_in_transaction(
+                    lambda t: t.fetch_one(
+                        "update_thread", thread, *who, True, str(owner), False, None, False, None
+                    )
+                )]  # fmt: skip
+            case _:
+                rows = list(await mine.fetch_many("list_threads", *who, None, None, 1000))
+        assert {row["tenant_id"] for row in rows if row} == {owner.tenant_id}
+        seen += 1
+
+    async def run(database: Database, owner: Principal, is_cut_off: bool, pause_s: float) -> None:
+        nonlocal cut_off
+        # Started as a call of the pool, so that the cut goes through the driver's own awaits.
+        task = database.start(call(database, owner))
+        if is_cut_off:
+            await asyncio.sleep(pause_s)
+            cut_off += task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(load_queries(), "list_threads", query)
+        async with Database(database_url, size=4) as database:
+            await database.ping()
+            for _ in range(10):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(100):
+                        is_cut_off = chance.random() < 0.3
+                        group.create_task(
+                            run(database, chance.choice(owners), is_cut_off, chance.random() * 0.05)
+                        )
+            assert await assert_nothing_is_left(database) >= 1
+    titles = await admin.fetch("select tenant_id, title from threads where title is not null")
+    assert all(str(row["tenant_id"]) in row["title"] for row in titles)
+    assert (seen > 500, cut_off > 50) == (True, True), (seen, cut_off)
+    assert complaints == []
+
+
+async def test_a_refused_conflict_is_decided_as_the_tenant_and_accepted_as_the_engine(
+    api: Any, make_turn: Any, theirs: Owned
+) -> None:
+    """`onConflict: reject` changes its role in mid-transaction."""
+    turns: TurnService = api.turns
+    accepted = await turns.submit(make_turn(key=KEY, policy=ConflictPolicy.REJECT))
+    assert not accepted.replayed
+    assert accepted.position == 0, "another tenant's turns of the same key are not ahead"
+    await assert_nothing_is_left(api.database)
