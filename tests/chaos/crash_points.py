@@ -39,6 +39,7 @@ class CrashPoint:
 
 _FETCH_ONE = "shared.postgres.pool:Database.fetch_one"
 _FETCH_MANY = "shared.postgres.pool:Database.fetch_many"
+_TENANT_FETCH_ONE = "shared.postgres.tenant:TenantDatabase.fetch_one"
 
 CRASH_POINTS: dict[str, CrashPoint] = {
     # -- accept
@@ -49,10 +50,10 @@ CRASH_POINTS: dict[str, CrashPoint] = {
     ),
     # -- cancel
     "cancel, written, worker not told": CrashPoint(
-        "api", "after", _FETCH_ONE, "request_cancel", needs_result=True
+        "api", "after", _TENANT_FETCH_ONE, "request_cancel", needs_result=True
     ),
     "cancel, forced, not published": CrashPoint(
-        "api", "after", _FETCH_ONE, "force_cancel", needs_result=True, stimulus="stubborn"
+        "api", "after", _TENANT_FETCH_ONE, "force_cancel", needs_result=True, stimulus="stubborn"
     ),
     "cancel, published, not answered": CrashPoint(
         "api", "after", "shared.service.turns:TurnService.publish_end", stimulus="stubborn"
