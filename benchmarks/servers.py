@@ -44,6 +44,8 @@ class Servers:
     def make_database(self) -> str:
         """The DSN of a new, empty database."""
         name = f"bench_{next(self._numbers)}"
+        # A run that was killed leaves its own behind in a cluster that is kept.
+        execute(self.dsn("postgres"), f"drop database if exists {name} with (force)")
         execute(self.dsn("postgres"), f"create database {name}")
         return self.dsn(name)
 
