@@ -9,6 +9,7 @@ decided here: `MAX_HEAD_BYTES`, `HEAD_TIMEOUT_S`. Bodies have bounds of their ow
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import functools
@@ -26,6 +27,12 @@ from api.admission import soon_s
 from api.problems import problem_body
 from shared.lean_event import LeanEvent
 from shared.metrics import Metrics
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # absent on Windows
+    fcntl = termios = None  # type: ignore[assignment]
 
 CONNECTION: Final = "turnkeep.connection"
 MAX_HEAD_BYTES: Final = 65_536
@@ -218,6 +225,11 @@ class BoundedConnection(HttpToolsProtocol):
         self.tasks.add(task)
         self._beginning = task
 
+    def on_response_complete(self) -> None:
+        """May begin the next request of a pipeline, which the data at hand no longer concerns."""
+        super().on_response_complete()
+        self._beginning = None
+
     def send_400_response(self, msg: str) -> None:
         """Answers what cannot be parsed in the dialect of every other error.
 
@@ -245,11 +257,26 @@ class BoundedConnection(HttpToolsProtocol):
             self._must_take_until = None
             return False
         writer: Any = self.transport
-        taken = writer.written_bytes - untaken
+        taken = writer.written_bytes - untaken - self._count_unacknowledged()
         if self._must_take_until is None or taken >= self._must_take_bytes:
             self._must_take_until = now + send_timeout_s
             self._must_take_bytes = taken + min(untaken, MIN_TAKEN_BYTES)
         return now >= self._must_take_until
+
+    def _count_unacknowledged(self) -> int:
+        """What the system holds for the client: it takes more only in steps of 100 KB and more.
+
+        Source: SIOCOUTQ, https://man7.org/linux/man-pages/man7/tcp.7.html#DESCRIPTION, "Ioctls".
+        """
+        raw = self.transport.get_extra_info("socket")
+        if raw is None or fcntl is None:
+            return 0
+        answer = array.array("i", [0])
+        try:
+            fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, answer)
+        except OSError:  # not such a socket
+            return 0
+        return answer[0]
 
     def _choose_app(self) -> None:
         """Beyond the limit only what is vital is served."""

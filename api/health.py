@@ -38,8 +38,8 @@ async def readyz(request: Request) -> Response:
         redis = group.create_task(_look_at_redis(request))
     checks = {"postgres": _word(postgres.result()), "redis": redis.result()}
     state = request.app.state
-    state.redis_was_fit = state.redis_was_fit or redis.result() != EVICTS
-    if postgres.result() and state.redis_was_fit:
+    state.redis_was_fit = state.redis_was_fit or redis.result() == "ok"
+    if postgres.result() and (state.redis_was_fit or redis.result() != EVICTS):
         return _answer(HTTPStatus.OK, {"status": "ok", "checks": checks})
     return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unavailable", "checks": checks})
 

@@ -29,6 +29,8 @@ class Mark:
 
     def observe(self, sample: float, after_s: float) -> None:
         """Takes the next sample, `after_s` after the last one."""
+        # A process that was stopped for a minute is not slow for a minute afterwards.
+        sample = min(sample, 2 * self._high)
         self.value += (1 - math.exp(-after_s / _SMOOTHING_S)) * (sample - self.value)
         self.is_high = self.value >= (self._high / 2 if self.is_high else self._high)
 

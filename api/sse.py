@@ -142,7 +142,9 @@ class EventStreamResponse:
             # Only under a server that is not ours, and not at once: most streams are short.
             self._watch = asyncio.create_task(self._watch_client(self._receive))
         if self._sending_since is not None:
-            if now - self._sending_since >= settings.send_timeout_s:
+            # Our own connections are closed by what their clients take, not by one send.
+            is_ours = self._receive is None
+            if not is_ours and now - self._sending_since >= settings.send_timeout_s:
                 self._limit.reschedule(now)
         elif now - self._began >= settings.stream_max_age_s:
             self._is_old = True

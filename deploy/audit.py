@@ -7,6 +7,7 @@ in between. Nothing is known then, and that is said in one SKIPPED line; it is n
 """
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -72,13 +73,20 @@ def ask(lock: Path) -> Outcome:
     return outcome_of(answer.stdout, answer.stderr)
 
 
+_UNREACHABLE = re.compile(
+    r"(Connection|ConnectTimeout|ReadTimeout|Timeout|SSL|Proxy|HTTP)Error|timed out|ConnectTimeout"
+    r"|ReadTimeout|[Cc]onnection (refused|reset|aborted)|Temporary failure in name resolution"
+)
+"""What pip-audit's last line says when nobody answered; anything else is a failure of its own."""
+
+
 def outcome_of(report: str, complaint: str) -> Outcome:
     """What pip-audit has said; `complaint` is its standard error."""
     try:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
         last_line = (complaint.strip().splitlines() or ["pip-audit said nothing"])[-1]
-        if "Error" not in last_line and "onnection" not in last_line:
+        if not _UNREACHABLE.search(last_line):
             sys.exit(f"pip-audit failed: {last_line}")
         return Outcome(skipped=f"the advisory service cannot be reached ({kind_of(last_line)})")
     unknown = tuple(package["name"] for package in packages if "skip_reason" in package)

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")
     max_connections: int = Field(default=30_000, ge=0, description="Per API process")
 
-    # -- requests to addresses that tenants choose: docs/outbound.md
+    # -- requests to addresses that tenants choose, of which there are none yet: docs/outbound.md
     outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")
     outbound_allow_http: bool = Field(default=False, description="For development only")
     outbound_own_addresses: frozenset[IPv4Address | IPv6Address] = Field(

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 MOST_PER_PASS: Final = 200
 LAPSED_INTERVAL_S: Final = 1.0
+_KEEP_TRIES: Final = 6
+_KEEP_PAUSE_S: Final = 0.5
 _SILENCES_NEEDED: Final = 2
 """A worker is gone when its subscription was missing in so many passes in a row."""
 _STANDSTILL: Final = 0.25
@@ -145,12 +147,23 @@ class Reaper:
 
     async def _tell(self, turn: Turn, attempt: int) -> None:
         if turn.status is TurnStatus.CANCELLED:
-            turn = await self._turns.keep_partial_text(turn, attempt)
+            turn = await self._keep_partial_text(turn, attempt)
         if turn.is_terminal:
             self._metrics.turns_ended.labels(status=turn.status).inc()
             await self._turns.publish_end(turn)
         else:
             await self._wait_again(turn)
+
+    async def _keep_partial_text(self, turn: Turn, attempt: int) -> Turn:
+        for _ in range(_KEEP_TRIES):
+            try:
+                return await self._turns.keep_partial_text(turn, attempt)
+            except PostgresUnavailable as error:
+                # The takeover is committed: the others' news must not be lost with this text.
+                log.warning("turn.partial_text_delayed", turn_id=str(turn.id), error=str(error))
+                await asyncio.sleep(_KEEP_PAUSE_S)
+        log.error("turn.partial_text_lost", turn_id=str(turn.id))
+        return turn
 
     async def _wait_again(self, turn: Turn) -> None:
         try:

@@ -180,7 +180,7 @@ class GuardedClient:
                 body, is_truncated = await _read(response, max_body_bytes)
             finally:
                 await response.aclose()
-        except (httpcore.ConnectError, httpcore.ProxyError) as error:
+        except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.ProxyError) as error:
             raise Unreachable(repr(error)) from error
         except httpcore.LocalProtocolError as error:
             raise RequestRefused(repr(error)) from error

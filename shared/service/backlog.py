@@ -69,6 +69,8 @@ class Count:
     waiting: dict[Scope, int]
     newest: int | None = None
     tenants: int = 0
+    claimable: int = 0
+    """Keys that wait for a worker alone, not for a turn of their own."""
     took_s: float = 0.0
 
     @property
@@ -79,8 +81,9 @@ class Count:
 class Outflow:
     """Turns per second that leave the queue, as two counts tell: accepted − more that wait.
 
-    `per_s` is None until it is known. It is what the workers can do only while enough wait; when
-    they have nothing to do, a count says no more than that they can do at least so much.
+    `per_s` is None until it is known. It is what the workers can do only while enough wait for
+    them; when they have nothing to do, because turns wait for others of their key, say, a count
+    says no more than that they can do at least so much.
     """
 
     def __init__(self) -> None:
@@ -99,7 +102,7 @@ class Outflow:
             return  # a slow or absent fleet: measured over a longer time, never taken for zero
         self._since = count
         sample = left / took_s
-        if min(since.total, count.total) < left:
+        if min(since.claimable, count.claimable) < left:
             self.per_s = max(self.per_s or 0.0, sample)
         elif self.per_s is None:
             self.per_s = sample
@@ -287,12 +290,13 @@ class BacklogCounter:
 
 def _read(rows: Iterable[Any], taken_at: float) -> Count:
     waiting: dict[Scope, int] = {}
-    newest, tenants, took_s = None, 0, 0.0
+    newest, tenants, claimable, took_s = None, 0, 0, 0.0
     for row in rows:
         tenant_id, key = row["tenant_id"], row["concurrency_key"]
         if tenant_id is None:
             waiting[None] = row["waiting"]
-            newest, tenants, took_s = row["newest"], row["tenants"], row["took_s"]
+            newest, tenants = row["newest"], row["tenants"]
+            claimable, took_s = row["claimable"], row["took_s"]
         else:
             waiting[tenant_id if key is None else (tenant_id, key)] = row["waiting"]
-    return Count(taken_at, waiting, newest, tenants, took_s)
+    return Count(taken_at, waiting, newest, tenants, claimable, took_s)

@@ -306,7 +306,9 @@ class TurnService:
             await self.publish_end(turn)
         else:
             turn = await self._cancel_running(principal, turn)
-        await self._hub.deliver_all(turn.id, DELIVER_WAIT_S)
+        if turn.status is TurnStatus.CANCELLED:
+            # Of a turn that ended otherwise meanwhile, readers get every delta.
+            await self._hub.deliver_all(turn.id, DELIVER_WAIT_S)
         if partial_text and turn.status is TurnStatus.CANCELLED:
             await self._put_partial_text(turn, partial_text)
             turn = await self.get(principal, turn_id)

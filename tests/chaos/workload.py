@@ -165,7 +165,7 @@ class Workload:
         """From then on the process did nothing more; what it held must be taken over."""
         at = int(at_s * 1e9)
         self.kills.append(Kill(cause, process.pid, at))
-        self.history.append(told.Signalled(at=at, pid=process.pid, signal=cause))
+        self.history.append(told.Signalled(at=at, pid=process.pid, signal="SIGKILL"))
 
     def note_drain(self, process: Process, at_s: float) -> None:
         """From then on the process claims nothing."""

@@ -74,3 +74,11 @@ def test_the_sbom_has_every_pinned_package(tmp_path: Path, monkeypatch: pytest.M
     document = json.loads(audit.SBOM.read_text())
     assert document["bomFormat"] == "CycloneDX"
     assert all(component["hashes"] for component in document["components"])
+
+
+@pytest.mark.parametrize(
+    "complaint", ["KeyError: 'name'", "ImportError: no", "", "ERROR: bad line"]
+)
+def test_a_failure_of_its_own_is_none_of_the_service(complaint: str) -> None:
+    with pytest.raises(SystemExit):
+        outcome_of("", complaint)

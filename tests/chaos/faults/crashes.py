@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.acceptance.client import Client
 from tests.acceptance.product import Api, Process
 from tests.acceptance.talk import CHAT, await_end, get_turn, submit
 from tests.chaos.arena import Arena, Evidence, Fault
@@ -51,6 +52,8 @@ async def _crash_at(arena: Arena, name: str, point: CrashPoint) -> bool:
     died_at = time.monotonic()
     stimulus.cancel()
     await asyncio.wait([stimulus])
+    if not stimulus.cancelled() and doomed.is_running:
+        stimulus.result()  # it broke, and so nothing led to the point
     has_died = not doomed.is_running and doomed.exit_code == -signal.SIGKILL
     if doomed.is_running:
         died_at = doomed.send(signal.SIGKILL)
@@ -87,14 +90,14 @@ async def _stimulate(arena: Arena, doomed: Process, point: CrashPoint) -> None:
                 if await arena.workload.holds(doomed):
                     doomed.send(signal.SIGTERM)
             case "stubborn":
-                await _cancel_a_stubborn_turn(arena)
+                await _cancel_a_stubborn_turn(arena, doomed)
             case "expiry":
                 await _let_a_turn_expire(arena)
             case "load":
                 pass
 
 
-async def _cancel_a_stubborn_turn(arena: Arena) -> None:
+async def _cancel_a_stubborn_turn(arena: Arena, doomed: Process) -> None:
     client = arena.workload.client
     turn = await submit(client, {"deltas": 500, "intervalMs": 10, "ignoreCancelMs": 4000})
 
@@ -102,11 +105,10 @@ async def _cancel_a_stubborn_turn(arena: Arena) -> None:
         return bool((await get_turn(client, turn["id"]))["status"] == "running")
 
     await wait_until(runs, "the stubborn turn runs")
-    for _ in range(2):  # by either API
-        try:
-            await arena.workload.any_client().post(f"{CHAT}/turns/{turn['id']}/cancel", {})
-        except OSError:
-            continue
+    assert isinstance(doomed, Api)
+    with contextlib.suppress(OSError):
+        path = f"{CHAT}/turns/{turn['id']}/cancel"
+        await Client(doomed.port, client.api_key).post(path, {})
 
 
 async def _let_a_turn_expire(arena: Arena) -> None:

@@ -187,11 +187,13 @@ async def _small_subscriber_buffers(arena: Arena) -> Evidence:
         killed = await _stat(redis, "client_output_buffer_limit_disconnections")
         await redis.call("CONFIG", "SET", "client-output-buffer-limit", "pubsub 16kb 8kb 1")
         try:
-            apis = [api.pid for api in arena.deployment.apis]
-            for _ in range(arena.times(2, 10)):
-                with arena.deployment.stopped(*apis):  # so that what they do not read piles up
-                    await asyncio.sleep(1.5)
-                    await redis.call("PUBLISH", "nobody", "x")
+            links = [slot.redis for slot in arena.deployment.links(Api)]
+            for _ in range(arena.times(3, 10)):
+                for link in links:
+                    link.hold_back()
+                await asyncio.sleep(2.5)
+                for link in links:
+                    link.let_go()
                 await asyncio.sleep(1)
             killed = await _stat(redis, "client_output_buffer_limit_disconnections") - killed
         finally:

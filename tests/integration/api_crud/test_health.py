@@ -58,3 +58,17 @@ async def test_a_redis_that_drops_keys_is_told_and_starts_nobody(
         assert "noeviction" in answer.json()["checks"]["redis"]
     app.state.redis_was_fit = False
     assert (await anonymous.get("/readyz")).status_code == 200
+
+
+async def test_a_redis_that_is_seen_late_is_looked_at_all_the_same(
+    anonymous: Any, app: Starlette, redis: RedisConnection
+) -> None:
+    known, app.state.redis = app.state.redis, RedisConnection("redis://127.0.0.1:1/0")
+    assert (await anonymous.get("/readyz")).status_code == 200
+    await app.state.redis.close()
+    app.state.redis = known
+    await redis.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        assert (await anonymous.get("/readyz")).status_code == 503
+    finally:
+        await redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")

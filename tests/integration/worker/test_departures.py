@@ -14,6 +14,7 @@ from shared.postgres.pool import Database
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch
 from shared.redis.event_log import EventLog
+from shared.service.turns import TurnService
 from shared.turn.events import START
 from shared.turn.model import Turn
 from shared.turn.state import TurnStatus
@@ -215,3 +216,46 @@ async def test_a_cancelled_turn_keeps_its_text_when_its_worker_dies_first(
         "list_output_messages", turn.tenant_id, turn.id
     )
     assert [row["content"] for row in rows] == ["w0 w1 w2 "]
+
+
+async def test_a_worker_outlives_a_postgres_that_fails_in_mid_takeover(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    admin: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = await start_worker()
+    cancelled = await api.submit(make_turn(key="a", deltas=5, hangAfter=3))
+    other = await api.submit(make_turn(key="b", deltas=5, hangAfter=3, hangMs=1500))
+    await holds(first, cancelled, other)
+    async with api.hub.follow(cancelled) as follower:
+        seen = 0
+        while seen < 4:
+            seen += sum(len(batch.payloads) for batch in await follower.read(5))
+    await admin.execute("update turns set cancel_requested_at = now() where id = $1", cancelled.id)
+    keep, failures = TurnService.keep_partial_text, 0
+
+    async def fail_twice(self: TurnService, turn: Turn, attempt: int) -> Turn:
+        nonlocal failures
+        failures += 1
+        if failures <= 2:
+            raise PostgresUnavailable
+        return await keep(self, turn, attempt)
+
+    monkeypatch.setattr(TurnService, "keep_partial_text", fail_twice)
+    await first.kill()
+    await start_worker()
+    ended = await api.end_of(cancelled)
+    assert ended.status is TurnStatus.CANCELLED
+    assert (await api.end_of(other)).status is TurnStatus.COMPLETED
+
+    async def text() -> list[str]:
+        rows = await api.database.for_tenant(ended).fetch_many(
+            "list_output_messages", ended.tenant_id, ended.id
+        )
+        return [row["content"] for row in rows]
+
+    await wait_until(text, "the text is kept once Postgres is back")
+    assert await text() == ["w0 w1 w2 "]
+    assert failures == 3

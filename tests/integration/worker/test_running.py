@@ -11,6 +11,7 @@ import pytest
 
 from shared.errors import RedisUnavailable
 from shared.redis.event_log import LogNames
+from shared.service.turns import TurnService
 from shared.turn.events import START, Cursor, MessageDelta, TurnEnded, TurnStarted
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -574,3 +575,26 @@ async def test_a_turn_whose_result_cannot_be_had_ends_all_the_same(
     assert (ended.status, ended.attempt) == ("failed", 1)
     assert ended.error is not None
     assert ended.error["code"] == "internal"
+
+
+async def test_a_cancel_that_comes_too_late_takes_no_delta_from_a_slow_reader(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    principal: Principal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def let_it_end(self: TurnService, principal: Principal, turn: Turn) -> Turn:
+        return await self._await_end(principal, turn.id, 10)
+
+    monkeypatch.setattr(TurnService, "_cancel_running", let_it_end)
+    await start_worker()
+    turn = await api.submit(make_turn(deltas=30, intervalMs=10))
+    async with api.hub.follow(turn) as reader:
+        await reader.read(5)
+        ended = await api.turns.cancel(principal, turn.id)
+        assert ended.status is TurnStatus.COMPLETED
+        events = 0
+        while not reader.is_done.is_set():
+            events += sum(len(batch.payloads) for batch in await reader.read(5))
+    assert events >= 30, "what it had not read yet is told before the end"

@@ -144,3 +144,12 @@ def test_either_a_late_loop_or_late_commits_are_pressure() -> None:
         pressure.look(lag_s, 10.0)
         found.append(pressure.reason)
     assert found == [None, "commit_wait", "loop_lag", None]
+
+
+def test_a_process_that_stood_still_is_soon_calm_again() -> None:
+    mark = Mark(0.2)
+    mark.observe(60.0, 60.0)
+    assert mark.is_high
+    for _ in range(20):
+        mark.observe(0.0, 0.1)
+    assert not mark.is_high

@@ -155,6 +155,22 @@ async def test_who_reads_slowly_but_enough_is_not(serve: Serve) -> None:
     client.close()
 
 
+async def test_who_takes_little_at_a_time_is_seen_to_take_it(serve: Serve) -> None:
+    # The system takes more from us in steps of 100 KB and more: what it holds counts as untaken.
+    serving = await serve()
+    client = await ask(serving.port, "/much")
+    await wait_until(lambda: serving.untaken_bytes > 1_000_000, "its answer waits")
+    now = 100.0
+    for _ in range(8):
+        serving.look(now)
+        now += SEND_TIMEOUT_S * 0.9
+        await read_some(client, 40_000)
+        await asyncio.sleep(0.05)
+    serving.look(now)
+    assert not serving.closed
+    client.close()
+
+
 async def test_a_byte_now_and_then_keeps_no_answer_alive(serve: Serve) -> None:
     serving = await serve()
     client = await ask(serving.port, "/much")

@@ -30,10 +30,13 @@ def count(backlog: Backlog, at: float = 0.0, newest: int | None = None, **waitin
     backlog.update(read(at, newest, **waiting))
 
 
-def read(at: float, newest: int | None, **waiting: Any) -> Count:
-    """What waits: `total`, `tenant`, `key`."""
+def read(at: float, newest: int | None, claimable: int | None = None, **waiting: Any) -> Count:
+    """What waits: `total`, `tenant`, `key`; all of it for a worker unless `claimable` says less."""
     scopes: dict[str, Any] = {"total": None, "tenant": TENANT, "key": (TENANT, KEY)}
-    return Count(at, {scopes[name]: n for name, n in waiting.items()}, newest, tenants=1)
+    if claimable is None:
+        claimable = waiting.get("total", 0)
+    depths = {scopes[name]: n for name, n in waiting.items()}
+    return Count(at, depths, newest, tenants=1, claimable=claimable)
 
 
 @pytest.mark.parametrize(
@@ -188,3 +191,12 @@ def test_who_would_wait_too_long_is_told_so() -> None:
 
 def test_a_tenant_without_turns_does_not_wait_for_those_of_another() -> None:
     assert saturated(1, deadline_s=99.0).find_refusal(OTHER, KEY) is None
+
+
+def test_turns_that_wait_for_their_own_key_say_nothing_of_the_workers() -> None:
+    outflow = Outflow()
+    outflow.observe(read(0.0, 1000, total=500))
+    outflow.observe(read(1.0, 1100, total=500))
+    for second in range(2, 60):  # one line of long turns; the workers have nothing else to do
+        outflow.observe(read(float(second), 1100 + second, claimable=0, total=500))
+    assert outflow.per_s == pytest.approx(100.0)
