@@ -293,6 +293,7 @@ class Side:
             "TURNKEEP_MAX_QUEUED_PER_KEY": "10000000",
             "TURNKEEP_MAX_QUEUED_PER_TENANT": "10000000",
             "TURNKEEP_MAX_QUEUED": "10000000",
+            "TURNKEEP_MAX_STREAMS_PER_KEY": "0",
             **dict(options.env),
         }
         if options.concurrency is not None:
