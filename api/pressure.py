@@ -17,6 +17,8 @@ LOOK_INTERVAL_S: Final = 0.1
 MAX_LOOP_LAG_S: Final = 0.2
 MAX_COMMIT_WAIT_S: Final = 0.5
 _SMOOTHING_S: Final = 1.0
+_MOST: Final = 5
+"""Times `high`: no single sample counts for more."""
 
 
 class Mark:
@@ -30,7 +32,7 @@ class Mark:
     def observe(self, sample: float, after_s: float) -> None:
         """Takes the next sample, `after_s` after the last one."""
         # A process that was stopped for a minute is not slow for a minute afterwards.
-        sample = min(sample, 2 * self._high)
+        sample = min(sample, _MOST * self._high)
         self.value += (1 - math.exp(-after_s / _SMOOTHING_S)) * (sample - self.value)
         self.is_high = self.value >= (self._high / 2 if self.is_high else self._high)
 

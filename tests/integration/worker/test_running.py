@@ -588,7 +588,7 @@ async def test_a_cancel_that_comes_too_late_takes_no_delta_from_a_slow_reader(
         return await self._await_end(principal, turn.id, 10)
 
     monkeypatch.setattr(TurnService, "_cancel_running", let_it_end)
-    await start_worker()
+    await start_worker(heartbeat_s=60.0, lease_s=120.0)  # which would tell it of the cancel
     turn = await api.submit(make_turn(deltas=30, intervalMs=10))
     async with api.hub.follow(turn) as reader:
         await reader.read(5)

@@ -150,6 +150,6 @@ def test_a_process_that_stood_still_is_soon_calm_again() -> None:
     mark = Mark(0.2)
     mark.observe(60.0, 60.0)
     assert mark.is_high
-    for _ in range(20):
+    for _ in range(25):
         mark.observe(0.0, 0.1)
     assert not mark.is_high
