@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import signal
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tests.chaos.history import Accept, Cancel, Connect, Event, Frame, Sample, Transition
-from tests.chaos.invariants.figures import most, percentile, series, slope_per_hour
+from tests.chaos.history import (
+    Accept,
+    Cancel,
+    Connect,
+    Event,
+    Frame,
+    Sample,
+    Signalled,
+    Transition,
+)
+from tests.chaos.invariants.facts import PENDING, RUNNING
+from tests.chaos.invariants.figures import percentile, series, slope_per_hour
+from tests.chaos.invariants.run import pid_of
+from tests.chaos.probes import REFUSED_COMMITS, REFUSED_WRITES
 from tests.chaos.run import Row
 from tests.chaos.workload import Kill
 
+WARM_UP_S = 120.0
+LIVED_S = 180.0
 SETTLED_S = 10.0
 """An outage is counted to a fault when it begins at most so long after its end."""
 
@@ -43,7 +58,7 @@ def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def takeovers(events: Iterable[Event], kills: list[Kill]) -> dict[str, Times]:
+def takeovers(events: Iterable[Event], kills: list[Kill]) -> dict[str, list[float]]:
     """From a process' death to the next claim of each turn it held, by cause of death."""
     by_turn: dict[str, list[Transition]] = defaultdict(list)
     for event in events:
@@ -59,8 +74,40 @@ def takeovers(events: Iterable[Event], kills: list[Kill]) -> dict[str, Times]:
             again = next((c for c in turn if c.order > after.order and c.new == "running"), None)
             if kill is not None and again is not None:
                 spans[kill.cause].append((again.at - max(kill.at, held.at)) / 1e9)
-    times = {cause: Times.of(values) for cause, values in spans.items()}
-    return {cause: each for cause, each in times.items() if each is not None}
+    return spans
+
+
+def handoffs(events: Iterable[Event]) -> list[float]:
+    """From the moment a draining worker gave a turn back to the next claim of it."""
+    drained: set[int] = set()
+    changes = []
+    for event in events:
+        if isinstance(event, Signalled) and event.signal == signal.SIGTERM.name:
+            drained.add(event.pid)
+        elif isinstance(event, Transition):
+            changes.append(event)
+    changes.sort(key=lambda change: change.order)
+    returned: dict[str, int] = {}
+    spans = []
+    for change in changes:
+        if change.new == PENDING and change.crash_count == change.old_crash_count:
+            if pid_of(change.old_worker) in drained:
+                returned[change.turn] = change.at
+        elif change.turn in returned:
+            at = returned.pop(change.turn)
+            if change.new == RUNNING:
+                spans.append((change.at - at) / 1e9)
+    return spans
+
+
+def refused_writes(events: Iterable[Event]) -> int:
+    """Appends and commits that workers tried for attempts that were over, all of them refused."""
+    latest: dict[tuple[str, str], float] = defaultdict(float)
+    for event in events:
+        if isinstance(event, Sample) and event.figure in (*REFUSED_WRITES, REFUSED_COMMITS):
+            name = event.subject, event.figure
+            latest[name] = max(latest[name], event.value)
+    return int(sum(latest.values()))
 
 
 def _killer(kills: list[Kill], held: Transition, lost: Transition) -> Kill | None:
@@ -154,20 +201,29 @@ def cancels(events: Iterable[Event]) -> Cancels:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """A figure of all processes of one kind."""
+    """A figure of all subjects of one kind."""
 
     most: float
-    per_hour: float
-    """The steepest of those that lived for a minute and more."""
+    mean: float
+    per_hour: float | None
+    """The mean of those that lived long enough, each weighed by how long; None without one."""
 
 
 def growth(events: Iterable[Event], kind: str, figure: str) -> Growth:
-    """Of `rss_bytes` or `open_files` of `api` or `worker`."""
+    """Of a sampled figure of all subjects whose names begin so, as `rss_bytes` of `worker`.
+
+    A process grows while it warms up: its first minutes do not count.
+    """
     samples = [e for e in events if isinstance(e, Sample) and e.figure == figure]
     subjects = {s.subject for s in samples if s.subject.startswith(kind)}
     lines = [series(samples, subject, figure) for subject in subjects]
-    old = [line for line in lines if line[-1][0] - line[0][0] >= 60]
+    warm = [[point for point in line if point[0] - line[0][0] >= WARM_UP_S] for line in lines]
+    old = [(line, line[-1][0] - line[0][0]) for line in warm if len(line) > 1]
+    old = [(line, lived_s) for line, lived_s in old if lived_s >= LIVED_S]
+    total_s = sum(lived_s for _, lived_s in old)
+    values = [sample.value for sample in samples if sample.subject in subjects]
     return Growth(
-        max((most(line) for line in lines), default=0.0),
-        max((slope_per_hour(line) for line in old), default=0.0),
+        max(values, default=0.0),
+        sum(values) / max(1, len(values)),
+        sum(slope_per_hour(line) * lived_s for line, lived_s in old) / total_s if old else None,
     )

@@ -214,6 +214,19 @@ def _(facts: Facts, events: Events) -> Events:
     return _change(events, _first(facts.of(h.Refusal)), retry_after_s=None)
 
 
+@plants("I19", "a cancel meets a defect")
+def _(facts: Facts, events: Events) -> Events:
+    cancel = _first(facts.of(h.Cancel))
+    defect = replace(cancel, at=cancel.began, outcome="unknown", http=500, status="")
+    return [*events, defect]
+
+
+@plants("I19", "a read meets a defect")
+def _(facts: Facts, events: Events) -> Events:
+    get = _first(facts.of(h.Get))
+    return [*events, replace(get, at=get.began, outcome="unknown", http=502, status="", digest="")]
+
+
 def _only_answer(facts: Facts, events: Events, **fields: Any) -> Events:
     row = facts.of(h.FinalState)[-1]
     at = _end_of_time(events)

@@ -1,13 +1,14 @@
 """Looks at the product from beside: what Postgres committed, what Redis ran, what is left.
 
 Nothing here is part of the product. The trigger writes a row in the very transaction that changes a
-turn, so only commits are recorded, and workers that die leave their claims behind.
+turn, so only commits are recorded, and workers that die leave their claims behind. It runs as its
+owner: the role that the product takes for a tenant may not write here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -59,7 +60,8 @@ create table if not exists chaos_transitions (
     at timestamptz not null
 );
 
-create or replace function chaos_note_transition() returns trigger language plpgsql as $$
+create or replace function chaos_note_transition() returns trigger
+language plpgsql security definer set search_path from current as $$
 declare
     before turns;
 begin
@@ -370,16 +372,6 @@ async def sample_refusals(workers: dict[str, int]) -> list[h.Sample]:
     return samples
 
 
-def refused_since(before: Iterable[h.Sample], after: Iterable[h.Sample]) -> dict[str, int]:
-    """Refused writes and commits between two samplings, by figure, over all workers in both."""
-    start = {(sample.subject, sample.figure): sample.value for sample in before}
-    counts: dict[str, int] = {}
-    for sample in after:
-        since = sample.value - start.get((sample.subject, sample.figure), 0.0)
-        counts[sample.figure] = counts.get(sample.figure, 0) + int(since)
-    return counts
-
-
 def sample_process(name: str, pid: int) -> list[h.Sample]:
     """Resident bytes and open files of a process; empty when it is gone."""
     try:
@@ -389,6 +381,17 @@ def sample_process(name: str, pid: int) -> list[h.Sample]:
         return []
     at = h.now()
     return [h.Sample(at=at, subject=name, figure=n, value=float(v)) for n, v in figures.items()]
+
+
+async def sample_tables(connection: Any) -> list[h.Sample]:
+    """Rows that are dead and not yet cleared away, of all tables."""
+    dead = await connection.fetchval("select sum(n_dead_tup)::float8 from pg_stat_user_tables")
+    return [h.Sample(at=h.now(), subject="postgres", figure="dead_rows", value=dead or 0.0)]
+
+
+def sample_host() -> list[h.Sample]:
+    """How busy the host was since the last time, in percent of all its cores."""
+    return [h.Sample(at=h.now(), subject="host", figure="busy", value=psutil.cpu_percent())]
 
 
 async def sample_redis(redis: RedisConnection) -> list[h.Sample]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +72,22 @@ def _summary(outcomes: list[Outcome]) -> Iterator[str]:
             f"| turns {name}, of {accepted:,} accepted under fault | {count} "
             f"(at most {bound:.1e} a turn, 95 %) |"
         )
+    for name, invariant in (("running beyond a key's limit", "I6"), ("out of order", "I7")):
+        count = sum(_violations(outcome, invariant) for outcome in outcomes)
+        checked = sum(
+            v.checked for o in outcomes for v in o.report.verdicts if v.invariant == invariant
+        )
+        yield f"| turns {name}, of {checked:,} checked | {count} |"
+    reconnects = sum(figures.streams(outcome.events).reconnects for outcome in outcomes)
+    gaps = sum(_violations(outcome, "I9") for outcome in outcomes)
+    yield f"| reconnects of readers; gaps or duplicates | {reconnects:,}; {gaps} |"
+    points = [
+        row.evidence.figures["crash points"]
+        for row in happened
+        if row.evidence and "crash points" in row.evidence.figures
+    ]
+    yield f"| crash points | {', '.join(points) or 'not tried'} |"
+    yield from _spans(outcomes)
     yield f"| promises broken | {', '.join(broken) or 'none'} |"
     yield f"| faults that failed | {'; '.join(failed) or 'none'} |"
     yield f"| planted violations caught by the checker | {score} |"
@@ -132,14 +149,7 @@ def _measured(outcome: Outcome) -> Iterator[str]:
     yield "| measured | |"
     yield "|---|---|"
     yield f"| turns accepted | {_count_accepted(outcome):,} |"
-    for cause, times in figures.takeovers(events, outcome.kills).items():
-        yield f"| takeover, process {cause}: death → next claim | {times} |"
-    refused = sum(
-        float(row.evidence.figures.get("refused", 0))
-        for row in outcome.rows
-        if row.evidence and row.fault.id == "F03"
-    )
-    yield f"| writes of workers that were replaced, all refused | {refused:.0f} |"
+    yield from _spans([outcome])
     read = figures.streams(events)
     yield (
         f"| streams | {read.connections:,} connections, {read.reconnects:,} of them reconnects; "
@@ -151,14 +161,42 @@ def _measured(outcome: Outcome) -> Iterator[str]:
     later = cancels.heard_later or "none"
     yield f"| cancel: answered → last delta of a reader at another API | {later} |"
     for kind in ("api", "worker"):
-        memory = figures.growth(events, kind, "rss_bytes")
-        files = figures.growth(events, kind, "open_files")
-        yield (
-            f"| {kind}: memory, open files | at most {memory.most / _MIB:.0f} MiB "
-            f"({memory.per_hour / _MIB:+.1f} MiB/h), at most {files.most:.0f} "
-            f"({files.per_hour:+.0f}/h) |"
-        )
+        memory = _grown(figures.growth(events, kind, "rss_bytes"), _MIB, " MiB")
+        files = _grown(figures.growth(events, kind, "open_files"), 1, "")
+        yield f"| {kind}: memory; open files | {memory}; {files} |"
+    memory = _grown(figures.growth(events, "redis", "used_bytes"), _MIB, " MiB")
+    dead = _grown(figures.growth(events, "postgres", "dead_rows"), 1, "")
+    busy = figures.growth(events, "host", "busy")
+    yield f"| Redis: memory | {memory} |"
+    yield f"| Postgres: dead rows | {dead} |"
+    yield f"| host: busy | {busy.mean:.0f} % of all cores |"
     yield ""
+
+
+def _grown(growth: figures.Growth, unit: float, name: str) -> str:
+    at_most = f"at most {growth.most / unit:,.0f}{name}"
+    if growth.per_hour is None:
+        return at_most
+    return f"{at_most}, {growth.per_hour / unit:+,.1f}{name}/h"
+
+
+def _spans(outcomes: list[Outcome]) -> Iterator[str]:
+    """How long turns were nobody's."""
+    takeovers: dict[str, list[float]] = defaultdict(list)
+    handoffs: list[float] = []
+    for outcome in outcomes:
+        handoffs += figures.handoffs(outcome.events)
+        for cause, spans in figures.takeovers(outcome.events, outcome.kills).items():
+            takeovers[cause] += spans
+    for cause, spans in takeovers.items():
+        kills = sum(kill.cause == cause for outcome in outcomes for kill in outcome.kills)
+        times = figures.Times.of(spans)
+        yield f"| takeover, process {cause} ({kills} times): death → next claim | {times} |"
+    if handoffs:
+        times = figures.Times.of(handoffs)
+        yield f"| hand-off, worker asked to leave: given back → next claim | {times} |"
+    refused = sum(figures.refused_writes(outcome.events) for outcome in outcomes)
+    yield f"| writes and commits for attempts that were over: tried, all refused | {refused:,} |"
 
 
 def _count_accepted(outcome: Outcome) -> int:

@@ -32,7 +32,11 @@ from tests.chaos.probes import (
     find_overdue,
     find_residue,
     observe,
+    sample_host,
     sample_process,
+    sample_redis,
+    sample_refusals,
+    sample_tables,
     take_baseline,
 )
 from tests.chaos.workload import PROVIDER_MODEL, Kill, Workload, make_tenants
@@ -42,7 +46,7 @@ FAULT_LIMIT_S: Final = 900.0
 QUIET_LIMIT_S: Final = 90.0
 SAMPLE_S: Final = 2.0
 _AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""What a look at a Postgres that is being hurt may meet."""
+"""What a look at servers and processes that are being hurt may meet."""
 
 
 @dataclass(frozen=True)
@@ -257,8 +261,15 @@ async def _sampling(deployment: Deployment, history: History) -> AsyncIterator[N
     async def look() -> None:
         for process in [*deployment.apis, *deployment.workers]:
             history.extend(sample_process(process.name, process.pid))
+        history.extend(sample_host())
+        workers = {worker.name: worker.metrics_port for worker in deployment.workers}
+        async with asyncio.timeout(SAMPLE_S):
+            history.extend(await sample_refusals(workers))
+        async with deployment.redis() as redis, asyncio.timeout(SAMPLE_S):
+            history.extend(await sample_redis(redis))
         async with deployment.admin() as admin:
             history.extend(await find_overdue(admin))
+            history.extend(await sample_tables(admin))
 
     task = asyncio.create_task(sample())
     try:

@@ -364,6 +364,8 @@ class Workload:
         began = told.now()
         answer = await self._ask(tenant, "GET", f"{CHAT}/turns/{turn}", None, headers)
         is_turn = answer is not None and answer.status == 200
+        if answer is not None and is_turn:
+            self._note_reply("get turn", turn, answer)
         self.history.append(
             told.Get(
                 began=began,
@@ -401,10 +403,15 @@ class Workload:
                     status=answer.json["status"] if answer is not None and is_ok else "",
                 )
             )
-            if is_ok:
+            if answer is not None and is_ok:
+                self._note_reply("cancel", turn, answer)
                 return
             await asyncio.sleep(_PAUSE_S)
         raise Unresolved(turn)
+
+    def _note_reply(self, link: str, turn: str, answer: Answer) -> None:
+        told_of = answer.json["id"]
+        self.history.append(told.Reply(at=told.now(), link=link, asked=turn, told=told_of))
 
     # -- a reader
 

@@ -45,7 +45,7 @@ async def _crash_at(arena: Arena, name: str, point: CrashPoint) -> bool:
         # Alone, so that what is to be done is done by the one that will die of it.
         for worker in list(deployment.workers):
             if worker is not doomed:
-                worker.send(signal.SIGTERM)
+                arena.workload.note_drain(worker, worker.send(signal.SIGTERM))
     stimulus = asyncio.create_task(_stimulate(arena, doomed, point))
     with contextlib.suppress(pytest.fail.Exception):
         await wait_until(lambda: not doomed.is_running, f"it died: {name}", PATIENCE_S)
@@ -88,7 +88,7 @@ async def _stimulate(arena: Arena, doomed: Process, point: CrashPoint) -> None:
                 victim.send(signal.SIGKILL)
             case "drain":
                 if await arena.workload.holds(doomed):
-                    doomed.send(signal.SIGTERM)
+                    arena.workload.note_drain(doomed, doomed.send(signal.SIGTERM))
             case "stubborn":
                 await _cancel_a_stubborn_turn(arena, doomed)
             case "expiry":

@@ -1,13 +1,18 @@
-"""F40–F47: links that are slow, sliced, silent, deaf in one direction, cut, or flap."""
+"""F40–F47: links that are slow, sliced, silent, deaf in one direction, cut, or flap.
+
+F46h is a host that is gone: a worker frozen behind links that went silent, so nothing closes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterable
 
 from tests.acceptance.product import Api, Process, Worker
 from tests.chaos.arena import Arena, Evidence, Fault
 from tests.fixtures.proxy import Link
+from tests.fixtures.waiting import wait_until
 
 
 def _links(arena: Arena, *, clients: bool = True) -> list[Link]:
@@ -120,6 +125,30 @@ async def _cut_off_one_worker(arena: Arena) -> Evidence:
     return Evidence(lost if lost == 2 else 0, "a worker cut off from Redis, another from Postgres")
 
 
+async def _lose_a_host(arena: Arena) -> Evidence:
+    """A worker and its kernel stop in one moment: no FIN, no RST, nobody tells of it."""
+    deployment = arena.deployment
+    hosts = arena.times(2, 60)
+    for _ in range(hosts):
+        await arena.workload.until_held()
+        victim = arena.chance.choice(deployment.workers)
+        slot = deployment.slot(victim)
+        for link in slot.both():
+            link.silent = True
+        arena.workload.note_kill(victim, "host gone", victim.send(signal.SIGSTOP))
+
+        async def holds_nothing(victim: Worker = victim) -> bool:
+            return not await arena.workload.holds(victim)
+
+        await wait_until(holds_nothing, "its turns were taken over", 60)
+        victim.send(signal.SIGKILL)
+        await victim.ended()
+        for link in slot.both():
+            link.silent = False
+        await deployment.be_whole()
+    return Evidence(hosts, f"{hosts} workers gone without a word, their sockets left open")
+
+
 async def _flap(arena: Arena) -> Evidence:
     cut = 0
     kinds: tuple[type[Process], ...] = (Api, Worker)
@@ -147,5 +176,6 @@ NETWORK_FAULTS = (
     Fault(
         "F46", "one worker is cut off from Redis, one from Postgres", "network", _cut_off_one_worker
     ),
+    Fault("F46h", "a worker's host is gone without a word", "network", _lose_a_host),
     Fault("F47", "links flap", "network", _flap, expects_outage=True),
 )

@@ -13,7 +13,7 @@ from tests.chaos.arena import Arena, Evidence, Fault
 
 async def _kill_workers(arena: Arena) -> Evidence:
     deployment = arena.deployment
-    kills = arena.times(12, 100)
+    kills = arena.times(12, 250)
     for _ in range(kills):
         await arena.workload.until_held()
         victim = arena.chance.choice(deployment.workers)
@@ -90,7 +90,7 @@ async def _block_loop(arena: Arena) -> Evidence:
     trap = ["-m", "tests.chaos.crash_points", "worker", "log, after an append"]
     old = deployment.workers[-1]
     victim = deployment.start_worker(arguments=[*trap, "--block", str(blocked_s)])
-    old.send(signal.SIGTERM)
+    arena.workload.note_drain(old, old.send(signal.SIGTERM))
     await old.ended(30)
     await victim.ready()
     arena.workload.note_kill(victim, "blocked", time.monotonic())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Final
 
-from tests.chaos.history import Accept, Refusal, Scan
+from tests.chaos.history import Accept, Cancel, Connect, Get, Refusal, Scan
 from tests.chaos.invariants.facts import (
     NEVER,
     RUNNING,
@@ -126,7 +127,7 @@ def _key_of(accept: Accept) -> Key:
 
 
 def check_refusals(facts: Facts, rules: Rules, verdict: Verdict) -> None:
-    """I19: what was refused left no row; 429 and 503 say when to come again.
+    """I19: what was refused left no row; 429 and 503 say when to come again; 500 is no refusal.
 
     A 503 may stand for a commit whose answer was lost, but only while something was wrong on the
     way to Postgres.
@@ -142,11 +143,21 @@ def check_refusals(facts: Facts, rules: Rules, verdict: Verdict) -> None:
     for refusal in facts.of(Refusal):
         verdict.checked += 1
         _require_retry_after(refusal, refusal.operation, verdict)
+    for answer in _all_answers(facts):
+        if answer.http >= 500 and answer.http not in _MUST_SAY_WHEN:
+            verdict.violate(answer.at, answer.turn, f"{type(answer).__name__}: {answer.http}")
     for name, asked in answers.items():
         turn = made.get(name)
         if turn is not None and all(_must_be_without_effect(facts, accept) for accept in asked):
             last = max(asked, key=attrgetter("at"))
             verdict.violate(last.at, turn, f"refused with {last.http}, and has a row")
+
+
+def _all_answers(facts: Facts) -> Iterator[Accept | Cancel | Get | Connect]:
+    yield from facts.of(Accept)
+    yield from facts.of(Cancel)
+    yield from facts.of(Get)
+    yield from facts.of(Connect)
 
 
 def _require_retry_after(answer: Accept | Refusal, operation: str, verdict: Verdict) -> None:

@@ -35,11 +35,6 @@ def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:
     return median(slopes) * _HOUR_S if slopes else 0.0
 
 
-def most(points: Sequence[tuple[float, float]]) -> float:
-    """The highest value; 0 without any."""
-    return max((value for _, value in points), default=0.0)
-
-
 def median(ranked: Sequence[float]) -> float:
     """Of sorted values."""
     middle = len(ranked) // 2

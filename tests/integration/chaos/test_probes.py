@@ -109,6 +109,16 @@ async def test_only_commits_are_recorded(api: Api, make_turn: MakeTurn, admin: A
     assert len(await read_all(admin, await clock_of(admin))) == 1
 
 
+async def test_what_a_tenant_changes_is_recorded(
+    api: Api, make_turn: MakeTurn, admin: Any, principal: Principal
+) -> None:
+    await probes.install_trigger(admin)
+    turn = await api.submit(make_turn())
+    await api.turns.cancel(principal, turn.id, None)
+    changes = await read_all(admin, await clock_of(admin))
+    assert [change.new for change in changes] == ["pending", "cancelled"]
+
+
 async def test_the_trigger_comes_twice_and_goes(api: Api, make_turn: MakeTurn, admin: Any) -> None:
     await probes.install_trigger(admin)
     await probes.install_trigger(admin)
@@ -254,15 +264,6 @@ async def test_redis_and_processes_are_sampled(redis: RedisConnection) -> None:
     assert names["rss_bytes"] > 1_000_000
     assert names["open_files"] > 2
     assert probes.sample_process("nobody", 2_000_000_000) == []
-
-
-def test_refusals_are_counted_over_all_workers() -> None:
-    def sample(worker: str, figure: str, value: float) -> h.Sample:
-        return h.Sample(at=1, subject=worker, figure=figure, value=value)
-
-    before = [sample("w1", "x", 2), sample("w2", "x", 0)]
-    after = [sample("w1", "x", 5), sample("w2", "x", 1), sample("w3", "y", 4)]
-    assert probes.refused_since(before, after) == {"x": 4, "y": 4}
 
 
 def test_cursor_parsing_is_the_products() -> None:

@@ -10,7 +10,6 @@ from tests.chaos.history import Sample
 from tests.chaos.invariants.figures import (
     at_most_95,
     jain_index,
-    most,
     percentile,
     series,
     slope_per_hour,
@@ -42,8 +41,6 @@ def test_a_series_is_one_figure_of_one_subject() -> None:
         Sample(at=1, subject="a", figure="y", value=9),
     ]
     assert series(samples, "a", "x") == [(1.0, 1), (2.0, 2)]
-    assert most(series(samples, "a", "x")) == 2
-    assert most([]) == 0
 
 
 def test_fairness() -> None:
