@@ -58,7 +58,8 @@ async def _crash_at(arena: Arena, name: str, point: CrashPoint) -> bool:
     if doomed.is_running:
         died_at = doomed.send(signal.SIGKILL)
         await doomed.ended()
-    arena.workload.note_kill(doomed, "killed at a crash point", died_at)
+    alone = ", the only worker" if point.process == "worker" else ""
+    arena.workload.note_kill(doomed, f"killed at a crash point{alone}", died_at)
     await deployment.be_whole()
     await arena.workload.until_flowing()
     return has_died
