@@ -34,6 +34,7 @@ GRACE_S: Final = 5
 BACKLOG: Final = 2048
 SEND_BUFFER_BYTES: Final = 262_144
 _RESTART_PAUSE_S: Final = 0.5
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class DrainingServer(uvicorn.Server):
@@ -101,7 +102,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     )
     _allow_files()
     calm_collector()
-    with _restored_signals():
+    with _deaf_at_the_end():
         DrainingServer(config, app, settings.send_timeout_s).run(sockets=[listener])
 
 
@@ -114,22 +115,23 @@ def _allow_files() -> None:
 
 
 @contextlib.contextmanager
-def _restored_signals() -> Iterator[None]:
-    # uvicorn raises the signal again once it is done: our exit code is 0 all the same.
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+def _deaf_at_the_end() -> Iterator[None]:
+    # uvicorn raises the signal again once it is done, and who is impatient sends it twice: this
+    # process is on its way out by then, and its exit code is 0 all the same.
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def supervise(settings: Settings, listener: socket.socket) -> None:
     """Runs `api_processes` children on one socket; a child that dies is started again."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, stopping.set)
     async with asyncio.TaskGroup() as group:
         for index in range(settings.api_processes):

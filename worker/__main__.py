@@ -18,6 +18,8 @@ from worker.turn_worker import TurnWorker
 
 log = structlog.get_logger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 async def serve(settings: Settings) -> None:
     """Runs a worker until it has been drained."""
@@ -26,7 +28,7 @@ async def serve(settings: Settings) -> None:
         start_http_server(settings.metrics_port, settings.host, registry=metrics.registry)
     async with open_parts(settings, metrics) as parts, TurnWorker(parts) as worker:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, worker.drain)
         await parts.engines.preload()
         calm_collector()
@@ -48,6 +50,9 @@ def main() -> None:
         asyncio.run(serve(settings))
     else:
         uvloop.run(serve(settings))
+    # Drained: an impatient signal more must not turn our exit code into its own.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

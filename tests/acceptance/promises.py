@@ -18,7 +18,7 @@ from typing import Any, Final
 import psutil
 
 from tests.acceptance.client import Answer, Client, check_told, words
-from tests.acceptance.product import Product
+from tests.acceptance.product import Api, Product, Worker
 from tests.acceptance.talk import (
     CHAT,
     all_of,
@@ -150,6 +150,19 @@ async def stop_fresh_workers(product: Product, *, times: int) -> None:
         await worker.ready()
         await asyncio.sleep(0.06 * number / times)
         await product.let_go(worker)
+
+
+async def stop_impatiently(product: Product, *, times: int) -> None:
+    """SIGTERM again and again until the process is gone: its exit code is 0 all the same."""
+    for _ in range(times):
+        hurried: list[Api | Worker] = [product.start_worker(), product.start_api()]
+        for process in hurried:
+            await process.ready()
+        for process in hurried:
+            while process.is_running:
+                process.send(signal.SIGTERM)
+                await asyncio.sleep(0.001)
+            assert process.exit_code == 0, (process.name, process.exit_code)
 
 
 # -- Redis away

@@ -22,6 +22,10 @@ async def test_workers_told_to_leave_at_once_leave(product: Product) -> None:
     await promises.stop_fresh_workers(product, times=4)
 
 
+async def test_impatience_is_no_failure(product: Product) -> None:
+    await promises.stop_impatiently(product, times=2)
+
+
 async def test_redis_is_away_and_comes_back_empty(product: Product) -> None:
     figures = await promises.restart_redis(product, away_s=1.5)
     assert figures.accepted_meanwhile > 0
