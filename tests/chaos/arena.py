@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.fixtures.proxy import Link
+
 if TYPE_CHECKING:
     from tests.chaos.deployment import Deployment
     from tests.chaos.workload import Workload
@@ -26,6 +28,8 @@ class Arena:
 
     deployment: Deployment
     workload: Workload
+    provider: Link
+    """The only way to the model provider."""
     chance: random.Random
     pace: float = 1.0
 

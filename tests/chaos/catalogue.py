@@ -11,6 +11,7 @@ from tests.chaos.faults.crashes import CRASH_FAULTS
 from tests.chaos.faults.network import NETWORK_FAULTS
 from tests.chaos.faults.postgres import POSTGRES_FAULTS
 from tests.chaos.faults.process import PROCESS_FAULTS
+from tests.chaos.faults.provider import PROVIDER_FAULTS
 from tests.chaos.faults.redis import REDIS_FAULTS
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -23,6 +24,7 @@ FAULTS: Final[dict[str, Fault]] = {
         *NETWORK_FAULTS,
         *CLIENT_FAULTS,
         *CLOCK_FAULTS,
+        *PROVIDER_FAULTS,
     )
 }
 
@@ -38,5 +40,4 @@ LEFT_OUT: Final[dict[str, str]] = {
     "F32": "a fast restart of Postgres: F31 is the immediate one",
     "F48, F49": "readers that do not read: measured by `python -m tests.chaos.overload`",
     "F52": "the cancellation storm: `python -m tests.chaos.storm`",
-    "F56": "faults of the provider: tests/integration/engine, one by one",
 }

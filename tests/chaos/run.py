@@ -41,6 +41,7 @@ from tests.chaos.probes import (
 )
 from tests.chaos.workload import PROVIDER_MODEL, Kill, Workload, make_tenants
 from tests.fixtures.chance import seeded
+from tests.fixtures.proxy import Upstream, open_link
 
 FAULT_LIMIT_S: Final = 900.0
 QUIET_LIMIT_S: Final = 90.0
@@ -107,18 +108,21 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
     """Runs a plan in an empty directory, whose files are left for who wants to look."""
     began = time.monotonic()
     path = directory / "history.jsonl"
-    with History(path) as history, fake_provider(directory, plan.seed) as provider_url:
-        async with open_deployment(
-            directory,
-            has_small_disk=any(fault.needs_small_disk for fault in plan.faults),
-            settings={
-                **plan.clocks,
-                "TURNKEEP_OPENAI_CHAT_BASE_URL": provider_url,
-                "TURNKEEP_OPENAI_CHAT_API_KEY": "none",
-                "TURNKEEP_DEFAULT_MODEL": PROVIDER_MODEL,  # imported before a worker is ready
-                "TURNKEEP_DRAIN_S": "2",
-            },
-        ) as deployment:
+    with History(path) as history, fake_provider(directory, plan.seed) as provider_port:
+        async with (
+            open_link(Upstream(None, "127.0.0.1", provider_port)) as provider,
+            open_deployment(
+                directory,
+                has_small_disk=any(fault.needs_small_disk for fault in plan.faults),
+                settings={
+                    **plan.clocks,
+                    "TURNKEEP_OPENAI_CHAT_BASE_URL": f"http://127.0.0.1:{provider.port}/v1",
+                    "TURNKEEP_OPENAI_CHAT_API_KEY": "none",
+                    "TURNKEEP_DEFAULT_MODEL": PROVIDER_MODEL,  # imported before a worker is ready
+                    "TURNKEEP_DRAIN_S": "2",
+                },
+            ) as deployment,
+        ):
             workload = Workload(
                 deployment,
                 history,
@@ -128,7 +132,7 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                 provider_share=plan.provider_share,
             )
             rows = await _watch(
-                plan, Arena(deployment, workload, seeded(plan.seed), plan.pace), tell
+                plan, Arena(deployment, workload, provider, seeded(plan.seed), plan.pace), tell
             )
             versions = await _versions(deployment)
     recorded = read(path)
@@ -227,8 +231,8 @@ async def _look_around(deployment: Deployment, history: History, baseline: Basel
 
 
 @contextmanager
-def fake_provider(directory: Path, seed: int) -> Iterator[str]:
-    """The base URL of a fake provider in a process of its own."""
+def fake_provider(directory: Path, seed: int) -> Iterator[int]:
+    """The port of a fake provider in a process of its own."""
     port = free_port()
     process = subprocess.Popen(
         tethered(
@@ -244,7 +248,7 @@ def fake_provider(directory: Path, seed: int) -> Iterator[str]:
         cwd=ROOT,
     )
     try:
-        yield f"http://127.0.0.1:{port}/v1"
+        yield port
     finally:
         process.kill()
         process.wait()

@@ -46,6 +46,22 @@ async def _away_for_long(arena: Arena) -> Evidence:
     return Evidence(refused, f"{refused} requests refused without Postgres", {"refused": refused})
 
 
+async def _all_away(arena: Arena) -> Evidence:
+    """Postgres and Redis are away together, and come back in the order that is worse."""
+    deployment, workload = arena.deployment, arena.workload
+    await workload.until_held()
+    refused = workload.refusals
+    await deployment.kill_postgres()
+    await deployment.stop_redis()
+    await asyncio.sleep(arena.seconds(8, 60))
+    deployment.start_redis()
+    await asyncio.sleep(1)
+    deployment.start_postgres()
+    refused = workload.refusals - refused
+    await workload.until_flowing()
+    return Evidence(refused, f"{refused} requests refused without Postgres and Redis")
+
+
 async def _end_backends(arena: Arena) -> Evidence:
     rounds = arena.times(4, 30)
     ended = 0
@@ -177,6 +193,7 @@ def _fill(filler: Path, spare_bytes: int) -> None:
 POSTGRES_FAULTS = (
     Fault("F31", "Postgres crashes under load", "postgres", _crash, expects_outage=True),
     Fault("F31b", "Postgres is away for long", "postgres", _away_for_long, expects_outage=True),
+    Fault("F31c", "Postgres and Redis are away", "postgres", _all_away, expects_outage=True),
     Fault("F33", "Postgres ends all connections", "postgres", _end_backends, expects_outage=True),
     Fault("F34", "Postgres freezes", "postgres", _freeze, expects_outage=True),
     Fault("F35", "Postgres is read-only", "postgres", _read_only, expects_outage=True),
