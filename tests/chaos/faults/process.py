@@ -9,6 +9,7 @@ import time
 from tests.acceptance.client import Client
 from tests.acceptance.product import Worker, percentile
 from tests.chaos.arena import Arena, Evidence, Fault
+from tests.fixtures.waiting import wait_until
 
 
 async def _kill_workers(arena: Arena) -> Evidence:
@@ -146,14 +147,16 @@ async def _kill_api(arena: Arena) -> Evidence:
     lost = 0
     for _ in range(rounds):
         victim = arena.chance.choice(deployment.apis)
-        lost += await _open_streams(victim.port)
+
+        async def has_streams(port: int = victim.port) -> int:
+            return await _open_streams(port)
+
+        lost += await wait_until(has_streams, "it has open streams", 30)
         victim.send(signal.SIGKILL)
         await victim.ended()
         await deployment.be_whole()
         await asyncio.sleep(arena.seconds(1, 3))
-    return Evidence(
-        rounds if lost else 0, f"{rounds} APIs killed with {lost} streams open", {"streams": lost}
-    )
+    return Evidence(rounds, f"{rounds} APIs killed with {lost} streams open", {"streams": lost})
 
 
 async def _open_streams(port: int) -> int:
