@@ -22,12 +22,14 @@ from worker.engine.retries import RetryBudget, pause_before_retry
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
-    from pydantic_ai.agent import AgentRetries, AgentRunEvents
+    from pydantic_ai.agent import AgentRetries
     from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponsePart
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.toolsets import AbstractToolset
     from pydantic_ai.usage import RunUsage
+
+    from worker.engine.agent_task import AgentTask
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +117,7 @@ class _AgentRun:
         self._deadlines = deadlines
         self._toolsets = toolsets
         self._budget = budget
-        self._stream: AgentRunEvents[str] | None = None
+        self._task: AgentTask | None = None
         self._ended = False
         self._arguments_chars = 0
         self._taken: list[EngineEvent] = []
@@ -157,19 +159,21 @@ class _AgentRun:
 
     async def _call(self, agent: Agent[None, str]) -> AsyncGenerator[EngineEvent, None]:
         """The run's events. Sends one request, and another one after each round of tools."""
+        from worker.engine.agent_task import AgentTask
+
         request = self._request
-        async with agent.run_stream_events(
+        run = agent.iter(
             request.prompt,
             message_history=load_history(request.history) or None,
             run_id=str(request.turn_id),
             conversation_id=str(request.thread_id),
             model_settings=self._model_settings(),
-            timeout=self._deadlines.turn_s,
-        ) as stream:
-            self._stream = stream
+        )
+        async with AgentTask(run, self._deadlines.turn_s) as task:
+            self._task = task
             while True:
                 try:
-                    event = await anext(stream)
+                    event = await anext(task)
                 except StopAsyncIteration:
                     break
                 except _MALFORMED as error:
@@ -235,15 +239,15 @@ class _AgentRun:
     # -- what is left of it
 
     def result(self) -> EngineResult:
-        stream = self._stream
-        if stream is None or not _has_begun(stream):
+        run = self._task.run if self._task else None
+        if run is None:
             return EngineResult(usage=_usage(None, self._request.model_id))
-        produced = self._with_unrecorded(stream.new_messages())
+        produced = self._with_unrecorded(run.new_messages())
         messages = [_message(m) for m in produced if m.parts and not _is_prompt(m)]
         answers = [message for message in messages if message.role == "assistant"]
         if answers and not self._ended:
             answers[-1].raw["state"] = "interrupted"
-        return EngineResult(messages, _usage(stream.usage, self._request.model_id))
+        return EngineResult(messages, _usage(run.usage, self._request.model_id))
 
     def _with_unrecorded(self, recorded: list[ModelMessage]) -> list[ModelMessage]:
         """Adds the response under way: pydantic-ai records one only when it ends or is cancelled.
@@ -315,16 +319,6 @@ def _sampling(settings: dict[str, Any]) -> dict[str, Any]:
             raise TurnFailed("invalid_settings", "settings.stopSequences: texts are expected")
         chosen["stop_sequences"] = stops
     return chosen
-
-
-def _has_begun(stream: AgentRunEvents[str]) -> bool:
-    from pydantic_ai.exceptions import UserError
-
-    try:
-        stream.new_messages()
-    except UserError:
-        return False
-    return True
 
 
 def _tool_result(part: Any) -> ToolResult:

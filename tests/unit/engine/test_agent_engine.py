@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from pydantic_ai import exceptions as ai
 from pydantic_ai.messages import (
@@ -30,6 +32,7 @@ from pydantic_ai.usage import RunUsage
 
 from shared.errors import TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult
+from worker.engine import agent_task
 from worker.engine.agent import AgentEngine, Deadlines, _usage
 from worker.engine.agent_errors import turn_failure
 from worker.engine.agent_history import load_history
@@ -245,6 +248,81 @@ async def test_partial_result_while_running_and_after_cancel(cancelled: bool) ->
     ModelMessagesTypeAdapter.validate_python([message.raw])
     task.cancel()
     await asyncio.wait([task])
+
+
+async def _calls_then_answers(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[Any]:
+    if len(messages) == 1:
+        yield {0: DeltaToolCall(name="nothing", json_args="{}", tool_call_id="c1")}
+    else:
+        yield "done"
+
+
+async def test_a_run_cancelled_at_any_step_leaves_no_task() -> None:
+    model, tools = FunctionModel(stream_function=_calls_then_answers), _tools()
+    for step in itertools.count():
+        before = asyncio.all_tasks()
+        run = start(model, toolsets=[tools])
+        task = asyncio.create_task(collect(run))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        if not task.cancel():
+            assert step > 50, "too few steps for two requests and a round of tools"
+            break
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before, f"cancelled at step {step}"
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_run_unwinds_in_peace_however_often_it_is_cancelled(times: int) -> None:
+    reached, closing, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stream(_: list[ModelMessage], __: AgentInfo) -> AsyncIterator[Any]:
+        yield "text"
+        try:
+            reached.set()
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.05)
+                closed.set()
+
+    run = start(FunctionModel(stream_function=stream))
+    task = asyncio.create_task(collect(run))
+    async with asyncio.timeout(5):
+        await reached.wait()
+        for _ in range(times):
+            task.cancel()
+            await closing.wait()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert closed.is_set()
+    assert [(m.content, m.raw["state"]) for m in run.result().messages] == [("text", "interrupted")]
+
+
+async def test_a_run_that_does_not_unwind_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_task, "UNWIND_TIMEOUT_S", 0.05)
+    reached, cut = asyncio.Event(), asyncio.Event()
+
+    async def stream(_: list[ModelMessage], __: AgentInfo) -> AsyncIterator[Any]:
+        yield "text"
+        try:
+            with anyio.CancelScope(shield=True):
+                reached.set()
+                await asyncio.Event().wait()
+        finally:
+            cut.set()
+
+    run = start(FunctionModel(stream_function=stream))
+    task = asyncio.create_task(collect(run))
+    async with asyncio.timeout(5):
+        await reached.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        await cut.wait()
+    assert task.cancelled()
 
 
 async def test_the_whole_turn_has_a_deadline() -> None:
