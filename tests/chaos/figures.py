@@ -126,11 +126,11 @@ class Outage:
     """The longest time in which no submit at all was accepted."""
 
 
-def outages(events: Iterable[Event], rows: list[Row]) -> dict[str, Outage]:
-    """By id of the fault."""
+def outages(events: Iterable[Event], rows: list[Row]) -> list[Outage]:
+    """Of each row, in their order."""
     submits = sorted((e for e in events if isinstance(e, Accept)), key=lambda accept: accept.at)
     accepted = [accept.at for accept in submits if accept.outcome == "ok"]
-    found = {}
+    found = []
     for row in rows:
         until = row.healed + int(SETTLED_S * 1e9)
         refused = sum(
@@ -140,7 +140,7 @@ def outages(events: Iterable[Event], rows: list[Row]) -> dict[str, Outage]:
         last = bisect.bisect_right(accepted, until)
         window = accepted[first : last + 1]
         gaps = [(b - a) / 1e9 for a, b in itertools.pairwise(window)]
-        found[row.fault.id] = Outage(refused, max(gaps, default=0.0))
+        found.append(Outage(refused, max(gaps, default=0.0)))
     return found
 
 

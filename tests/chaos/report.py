@@ -113,8 +113,7 @@ def _run(outcome: Outcome) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|---|---|---|---|---|---|"
     felt = figures.outages(outcome.events, outcome.rows)
-    for row in outcome.rows:
-        outage = felt[row.fault.id]
+    for row, outage in zip(outcome.rows, felt, strict=True):
         yield (
             f"| {row.fault.id} | {row.fault.title} | {_seen(row)} | {outage.refused} | "
             f"{outage.longest_s:.1f} s | {row.recovered_s:.1f} s |"

@@ -166,7 +166,7 @@ async def _go_through(plan: Plan, arena: Arena, history: History, tell: Tell) ->
         for number, fault in enumerate(plan.faults, 1):
             tell(f"[{number}/{len(plan.faults)}] {fault.id} {fault.title}")
             next_at = time.monotonic() + plan.interval_s
-            row = await _inject(fault, arena, history)
+            row = await inject(fault, arena, history)
             rows.append(row)
             tell(f"    {_describe(row)}")
             await asyncio.sleep(max(plan.clean_s / 5, next_at - time.monotonic()))
@@ -175,11 +175,12 @@ async def _go_through(plan: Plan, arena: Arena, history: History, tell: Tell) ->
     return rows
 
 
-async def _inject(fault: Fault, arena: Arena, history: History) -> Row:
+async def inject(fault: Fault, arena: Arena, history: History) -> Row:
     began = told.now()
     evidence: Evidence | None = None
     problem = skipped = ""
-    history.append(told.FaultBegun(at=began, fault=fault.id, name=fault.title, layer=fault.layer))
+    name = f"{fault.id}/{began}"  # a soak may draw a fault again
+    history.append(told.FaultBegun(at=began, fault=name, name=fault.title, layer=fault.layer))
     try:
         async with asyncio.timeout(FAULT_LIMIT_S):
             evidence = await fault.inject(arena)
@@ -191,7 +192,7 @@ async def _inject(fault: Fault, arena: Arena, history: History) -> Row:
         problem = f"{type(error).__name__}: {error}"
         traceback.print_exc(file=sys.stderr)
     healed = told.now()
-    history.append(told.FaultHealed(at=healed, fault=fault.id))
+    history.append(told.FaultHealed(at=healed, fault=name))
     recovered_s = 0.0
     try:
         await arena.deployment.be_whole()
