@@ -5,7 +5,7 @@ BOOTSTRAP = $(PYTHON) deploy/bootstrap.py
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full chaos chaos-long check fmt lint types imports codespell lock lock-check audit clean
+.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full chaos chaos-long chaos-against check fmt lint types imports codespell lock lock-check audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -35,6 +35,8 @@ chaos: ## break a deployment under load and check every promise, 15 minutes; a r
 	@$(BOOTSTRAP) chaos $(ARGS)
 chaos-long: ## the same at full length, three seeds, on Valkey and on Debian's Redis: hours
 	@$(BOOTSTRAP) chaos --profile long --seeds 3 --redis valkey,redis $(ARGS)
+chaos-against: ## break a deployment of yours by your commands; ARGS="--help" tells how
+	@$(BOOTSTRAP) chaos-against $(ARGS)
 check: ## what CI runs: lint, types, imports, spelling, locks, advisories, tests
 	@$(BOOTSTRAP) check $(ARGS)
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "test-acceptance": ["-m", "pytest", "tests/acceptance"],
     "bench": ["-m", "benchmarks", "--report"],
     "chaos": ["-m", "tests.chaos"],
+    "chaos-against": ["-m", "tests.chaos.against"],
     "fmt": ["-m", "ruff", "format", "."],
     "lint": ["-m", "ruff", "check", "."],
     "lint-format": ["-m", "ruff", "format", "--check", "."],

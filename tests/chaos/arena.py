@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from shared.redis.connection import RedisConnection
 from tests.fixtures.proxy import Link
 
 if TYPE_CHECKING:
+    from tests.acceptance.product import Process
     from tests.chaos.deployment import Deployment
     from tests.chaos.workload import Workload
 
@@ -20,6 +23,38 @@ class FaultMissed(AssertionError):
 
 class FaultSkipped(Exception):
     """This machine cannot do it; the message says what is missing."""
+
+
+class Door(Protocol):
+    """A port of ours behind which an API listens."""
+
+    @property
+    def port(self) -> int: ...
+
+
+class NamedDoor(Door, Protocol):
+    """That of one API."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Target(Protocol):
+    """What users and onlookers need of a deployment, whoever runs it."""
+
+    @property
+    def apis(self) -> Sequence[NamedDoor]: ...
+    @property
+    def client_links(self) -> Sequence[Door]: ...
+    @property
+    def workers(self) -> Sequence[Process]: ...
+    @property
+    def database_url(self) -> str: ...
+
+    def admin(self) -> AbstractAsyncContextManager[Any]:
+        """A connection to Postgres that sees all rows."""
+
+    def redis(self) -> AbstractAsyncContextManager[RedisConnection]: ...
 
 
 @dataclass

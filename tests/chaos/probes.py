@@ -8,7 +8,7 @@ owner: the role that the product takes for a tenant may not write here.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -39,6 +39,7 @@ OPEN_FILES: Final = "process_open_fds"
 
 # -- transitions
 
+_LOCK_TIMEOUT: Final = "set lock_timeout = '5s';"  # whoever waits for a lock makes others wait
 _INSTALL: Final = """
 create table if not exists chaos_transitions (
     id bigint generated always as identity primary key,
@@ -82,10 +83,13 @@ begin
 end $$;
 
 create or replace trigger chaos_inserted after insert on turns
-for each row execute function chaos_note_transition();
+for each row when ({is_ours})
+execute function chaos_note_transition();
 create or replace trigger chaos_updated after update of status, attempt on turns
-for each row
-when (old.status is distinct from new.status or old.attempt is distinct from new.attempt)
+for each row when (
+    (old.status is distinct from new.status or old.attempt is distinct from new.attempt)
+    and {is_ours}
+)
 execute function chaos_note_transition();
 """
 _REMOVE: Final = """
@@ -96,18 +100,21 @@ drop table if exists chaos_transitions;
 """
 
 
-async def install_trigger(connection: Any) -> None:
+async def install_trigger(connection: Any, tenants: Iterable[UUID] = ()) -> None:
     """Records every change of a turn's status or attempt from now on; installing again is fine.
 
+    Of these tenants' turns, or of all.
     Within one row `id` follows its lock. Between rows, what was committed before a statement began
     has a lower one: that is the `order` of a `Transition`, and no clock is in it.
     """
-    await connection.execute(_INSTALL)
+    ours = ", ".join(f"'{UUID(int=tenant.int)}'" for tenant in tenants)
+    is_ours = f"new.tenant_id in ({ours})" if ours else "true"
+    await connection.execute(_LOCK_TIMEOUT + _INSTALL.format(is_ours=is_ours))
 
 
 async def remove_trigger(connection: Any) -> None:
     """Removes the trigger and what it recorded."""
-    await connection.execute(_REMOVE)
+    await connection.execute(_LOCK_TIMEOUT + _REMOVE)
 
 
 async def sample_clock(connection: Any) -> h.ClockSample:
@@ -208,24 +215,35 @@ cross join lateral (
     from messages m
     where m.thread_id = t.thread_id and m.turn_seq = t.accept_seq and m.superseded_at is null
 ) said
-where t.accept_seq > $1
+where t.accept_seq > $1 and ($3::uuid[] is null or t.thread_id = any($3))
 order by t.accept_seq
 limit $2
 """
+_BILLS: Final = """
+select u.turn_id, u.input_tokens, u.output_tokens
+from usage u
+where $1::uuid[] is null
+    or u.turn_id = any(array(select id from turns where thread_id = any($1)))
+"""
 
 
-async def scan_turns(connection: Any) -> AsyncIterator[h.Scan | h.FinalState | h.Usage]:
-    """Every row of `turns` with what hangs on it, every row of `usage`, and that all were read."""
+async def scan_turns(
+    connection: Any, threads: list[UUID] | None = None
+) -> AsyncIterator[h.Scan | h.FinalState | h.Usage]:
+    """Every row of `turns` with what hangs on it, every row of `usage`, and that all were read.
+
+    Of these threads alone, when they are named.
+    """
     at, after, turns = h.now(), 0, 0
     while True:
-        rows = await connection.fetch(_SCAN, after, _PAGE)
+        rows = await connection.fetch(_SCAN, after, _PAGE, threads)
         for row in rows:
             yield _final(row, at)
         turns += len(rows)
         if len(rows) < _PAGE:
             break
         after = rows[-1]["accept_seq"]
-    bills = await connection.fetch("select turn_id, input_tokens, output_tokens from usage")
+    bills = await connection.fetch(_BILLS, threads)
     for bill in bills:
         yield h.Usage(
             at=at,
@@ -453,14 +471,21 @@ def feed_channels(keys: Keys) -> list[str]:
 
 
 @asynccontextmanager
-async def observe(database_url: str, history: h.History) -> AsyncIterator[h.ClockSample]:
+async def observe(
+    database_url: str,
+    history: h.History,
+    *,
+    tenants: Iterable[UUID] = (),
+    threads: list[UUID] | None = None,
+) -> AsyncIterator[h.ClockSample]:
     """Installs the trigger; at the end, adds transitions and the final scan to the history.
 
+    Of these tenants and threads alone, when they are named.
     Leave it at quiescence. Gives the clock's first sample, which is in the history as well.
     """
     connection = await asyncpg.connect(database_url)
     try:
-        await install_trigger(connection)
+        await install_trigger(connection, tenants)
         first = await sample_clock(connection)
         history.append(first)
     finally:
@@ -472,7 +497,7 @@ async def observe(database_url: str, history: h.History) -> AsyncIterator[h.Cloc
         history.append(last)
         async for transition in read_transitions(connection, ClockMap(first, last)):
             history.append(transition)
-        async for row in scan_turns(connection):
+        async for row in scan_turns(connection, threads):
             history.append(row)
     finally:
         await connection.close()

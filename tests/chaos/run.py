@@ -22,7 +22,7 @@ from deploy.configuration import free_port
 from deploy.embedded.tether import tethered
 from tests.acceptance.product import ROOT
 from tests.chaos import history as told
-from tests.chaos.arena import Arena, Evidence, Fault, FaultMissed, FaultSkipped
+from tests.chaos.arena import Arena, Evidence, Fault, FaultMissed, FaultSkipped, Target
 from tests.chaos.checker import Report, Rules, check
 from tests.chaos.deployment import SHORT_CLOCKS, Deployment, open_deployment
 from tests.chaos.history import History, read
@@ -46,7 +46,7 @@ from tests.fixtures.proxy import Upstream, open_link
 FAULT_LIMIT_S: Final = 900.0
 QUIET_LIMIT_S: Final = 90.0
 SAMPLE_S: Final = 2.0
-_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a look at servers and processes that are being hurt may meet."""
 
 
@@ -134,7 +134,7 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
             rows = await _watch(
                 plan, Arena(deployment, workload, provider, seeded(plan.seed), plan.pace), tell
             )
-            versions = await _versions(deployment)
+            versions = await read_versions(deployment)
     recorded = read(path)
     rules = Rules(settle_s=60.0, lease_s=float(plan.clocks.get("TURNKEEP_LEASE_S", "8")))
     report = check(recorded.events, rules, torn=recorded.torn)
@@ -146,36 +146,37 @@ async def _watch(plan: Plan, arena: Arena, tell: Tell) -> list[Row]:
     """The run itself, with everything that looks on."""
     deployment, history = arena.deployment, arena.workload.history
     baseline = await take_baseline(deployment.metrics_ports())
+    rows: list[Row] = []
     async with (
         observe(deployment.database_url, history),
         AppendWatcher(deployment.valkey.url, history),
         _sampling(deployment, history),
     ):
-        rows = await _go_through(plan, arena, history, tell)
+        await go_through(plan, arena, tell, rows)
         await until_quiet(deployment)
         await _look_around(deployment, history, baseline)
     return rows
 
 
-async def _go_through(plan: Plan, arena: Arena, history: History, tell: Tell) -> list[Row]:
-    """All faults, one after the other, under load."""
-    rows = []
+async def go_through(plan: Plan, arena: Arena, tell: Tell, rows: list[Row]) -> None:
+    """All faults, one after the other, under load; each adds its row."""
     async with arena.workload.running():
         await arena.workload.until_flowing()
         await asyncio.sleep(plan.clean_s)
         for number, fault in enumerate(plan.faults, 1):
             tell(f"[{number}/{len(plan.faults)}] {fault.id} {fault.title}")
             next_at = time.monotonic() + plan.interval_s
-            row = await inject(fault, arena, history)
+            row = await inject(fault, arena)
             rows.append(row)
             tell(f"    {_describe(row)}")
             await asyncio.sleep(max(plan.clean_s / 5, next_at - time.monotonic()))
         await asyncio.sleep(plan.clean_s)
         tell("waiting for the last turns")
-    return rows
 
 
-async def inject(fault: Fault, arena: Arena, history: History) -> Row:
+async def inject(fault: Fault, arena: Arena) -> Row:
+    """Breaks something, and waits until a turn goes through each API again."""
+    history = arena.workload.history
     began = told.now()
     evidence: Evidence | None = None
     problem = skipped = ""
@@ -259,7 +260,7 @@ def fake_provider(directory: Path, seed: int) -> Iterator[int]:
 async def _sampling(deployment: Deployment, history: History) -> AsyncIterator[None]:
     async def sample() -> None:
         while True:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*AWAY):
                 await look()
             await asyncio.sleep(SAMPLE_S)
 
@@ -284,7 +285,8 @@ async def _sampling(deployment: Deployment, history: History) -> AsyncIterator[N
         await asyncio.wait([task])
 
 
-async def _versions(deployment: Deployment) -> dict[str, Any]:
+async def read_versions(deployment: Target) -> dict[str, Any]:
+    """Of the servers."""
     async with deployment.admin() as admin:
         postgres = await admin.fetchval("show server_version")
     async with deployment.redis() as redis:

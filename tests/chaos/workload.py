@@ -25,7 +25,7 @@ from tests.acceptance.client import Frame as ReadFrame
 from tests.acceptance.product import PEPPER, Process
 from tests.acceptance.talk import CHAT, TERMINAL, events_path
 from tests.chaos import history as told
-from tests.chaos.deployment import Deployment
+from tests.chaos.arena import Target
 from tests.chaos.provider_text import Behaviour, Directive
 from tests.fixtures.chance import seeded
 from tests.fixtures.waiting import wait_until
@@ -101,20 +101,23 @@ class Workload:
 
     def __init__(
         self,
-        deployment: Deployment,
+        deployment: Target,
         history: told.History,
         tenants: list[Tenant],
         *,
         seed: int,
         sessions: int,
         provider_share: float = 0.0,
+        label: str = "",
     ) -> None:
+        """`label` is part of all names, of tenants that know those of an earlier run."""
         self._deployment = deployment
         self.history = history
         self._tenants = tenants
         self._seed = seed
         self._sessions = sessions
         self._provider_share = provider_share
+        self._label = label
         self._chance = seeded(seed)
         self._counts = Counts()
         self._stopping = asyncio.Event()
@@ -290,7 +293,7 @@ class Workload:
 
     def next_name(self) -> str:
         self._names += 1
-        return f"t{self._seed}-{self._names}"
+        return f"t{self._seed}{self._label}-{self._names}"
 
     async def _submit(self, plan: Plan) -> str | None:
         """The id of the accepted turn; None when it was refused for good."""
@@ -559,22 +562,36 @@ def _retry_after(answer: Answer | None) -> float | None:
     return None if value is None else float(value)
 
 
-async def make_tenants(deployment: Deployment) -> list[Tenant]:
-    """Tenants with a user and threads each, ready to be used."""
-    return [await _make_tenant(deployment, f"tenant {number}") for number in range(TENANTS)]
+async def make_tenants(
+    deployment: Target,
+    *,
+    name: str = "tenant",
+    pepper: bytes = PEPPER.encode(),
+    threads: int = THREADS,
+) -> list[Tenant]:
+    """Tenants `name 0`, `name 1`, … with a user and threads each, ready to be used."""
+    return [
+        await _make_tenant(deployment, f"{name} {number}", pepper, threads)
+        for number in range(TENANTS)
+    ]
 
 
-async def _make_tenant(deployment: Deployment, name: str) -> Tenant:
+async def _make_tenant(deployment: Target, name: str, pepper: bytes, threads: int) -> Tenant:
     async with Database(deployment.database_url, size=1) as database:
         tenant_id = await create_tenant(database, name)
         user_id = await create_user(database, tenant_id, "user@example.org", name)
         api_key = await create_api_key(
-            database, tenant_id=tenant_id, user_id=user_id, name=name, pepper=PEPPER.encode()
+            database, tenant_id=tenant_id, user_id=user_id, name=name, pepper=pepper
         )
-    client = Client(deployment.apis[0].port, api_key)
+    made = await make_threads(Client(deployment.apis[0].port, api_key), threads)
+    return Tenant(str(tenant_id), str(user_id), api_key, made)
+
+
+async def make_threads(client: Client, count: int) -> list[str]:
+    """Their ids."""
     threads = []
-    for _ in range(THREADS):
+    for _ in range(count):
         answer = await client.post(f"{CHAT}/threads", {})
         assert answer.status == 201, answer.body
         threads.append(answer.json["id"])
-    return Tenant(str(tenant_id), str(user_id), api_key, threads)
+    return threads

@@ -31,13 +31,13 @@ FAULT = Fault("F01", "a fault", "worker", _happen)
 
 
 async def test_time_between_two_faults_of_one_kind_is_without_fault(tmp_path: Path) -> None:
-    arena: Any = SimpleNamespace(
-        deployment=SimpleNamespace(be_whole=_do_nothing),
-        workload=SimpleNamespace(until_flowing=_flow_at_once),
-    )
     with h.History(tmp_path / "history") as history:
-        first = await inject(FAULT, arena, history)
-        second = await inject(FAULT, arena, history)
+        arena: Any = SimpleNamespace(
+            deployment=SimpleNamespace(be_whole=_do_nothing),
+            workload=SimpleNamespace(until_flowing=_flow_at_once, history=history),
+        )
+        first = await inject(FAULT, arena)
+        second = await inject(FAULT, arena)
     facts = Facts(h.read(tmp_path / "history"))
     assert facts.fault_during(first.began, first.healed)
     assert facts.fault_during(second.began, second.healed)
