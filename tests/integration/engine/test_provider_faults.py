@@ -417,7 +417,7 @@ async def test_a_cancel_closes_the_provider_s_call(
         calls = [bench.provider.calls_of(name) for _, name in turns]
         return all(c and c[0].deltas >= n for c, n in zip(calls, expected, strict=True))
 
-    await wait_until(all_are_there, "every call has come to its state", 5)
+    await wait_until(all_are_there, "every call has come to its state", 20)
     closed_s = []
     for (turn, name), reader in zip(turns, readers, strict=True):
         (call,) = bench.provider.calls_of(name)
