@@ -33,7 +33,7 @@ from tests.fixtures.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PEPPER = "a pepper for acceptance"
-START_PATIENCE_S = 20.0
+START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 12.0
 _SAMPLE = re.compile(r"^(turnkeep_\w+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 
