@@ -79,6 +79,12 @@ class Listener:
         if not listeners:
             channel.listeners.pop(self._turn, None)
             channel.used_at = time.monotonic()
+        # Else the two would refer to each other until the collector comes, with all they hold.
+        self.hear = _hear_nothing
+
+
+def _hear_nothing(_: EventBatch | None) -> None:
+    """What a listener that was closed does with news that is under way."""
 
 
 class _Channel:

@@ -20,6 +20,8 @@ import pytest
 
 from deploy.configuration import free_port
 from deploy.embedded.tether import tethered
+from shared.errors import RedisUnavailable
+from shared.redis.connection import RedisReplyError
 from tests.acceptance.product import ROOT
 from tests.chaos import history as told
 from tests.chaos.arena import Arena, Evidence, Fault, FaultMissed, FaultSkipped, Target
@@ -46,7 +48,14 @@ from tests.fixtures.proxy import Upstream, open_link
 FAULT_LIMIT_S: Final = 900.0
 QUIET_LIMIT_S: Final = 90.0
 SAMPLE_S: Final = 2.0
-AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    RedisUnavailable,
+    RedisReplyError,
+)
 """What a look at servers and processes that are being hurt may meet."""
 
 
@@ -282,7 +291,8 @@ async def _sampling(deployment: Deployment, history: History) -> AsyncIterator[N
         yield
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        with contextlib.suppress(asyncio.CancelledError):
+            await task  # what ended it before its time is a defect of the kit
 
 
 async def read_versions(deployment: Target) -> dict[str, Any]:

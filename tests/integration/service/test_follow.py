@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -51,6 +52,23 @@ async def stage(api: Api, make_turn: MakeTurn) -> AsyncIterator[Stage]:
     turn = await api.submit(make_turn())
     async with api.hub.follow(turn) as follower:
         yield Stage(api, turn, follower)
+
+
+async def test_a_reader_who_left_is_freed_without_the_collector(
+    api: Api, make_turn: MakeTurn
+) -> None:
+    turn = await api.submit(make_turn())
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            async with api.hub.follow(turn) as follower:
+                follower.interrupt()
+                await follower.read()
+            del follower
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Follower)]
+    finally:
+        gc.enable()
 
 
 async def test_a_message_that_never_came_is_read_from_the_log(stage: Stage) -> None:
