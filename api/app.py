@@ -22,6 +22,7 @@ from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
 from api.stream_keeper import StreamKeeper
+from shared.background import in_background
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
@@ -120,18 +121,18 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)
-        await stack.enter_async_context(counter)
         pressure = Pressure(core.turns.commit_wait_s, state.metrics)
-        await stack.enter_async_context(pressure)
         state.admission = Admission(settings, state.metrics, pressure)
         look_interval_s = min(1.0, settings.keep_alive_s / 4)
         keeper = StreamKeeper(state.api_keys, look_interval_s=look_interval_s)
         state.streams = StreamContext(
             hub=state.hub,
-            keeper=await stack.enter_async_context(keeper),
+            keeper=keeper,
             seats=state.admission.streams,
             settings=settings,
             metrics=state.metrics,
             is_draining=lambda: bool(state.draining),
         )
+        loops = (counter.run, pressure.run, keeper.run_looks, keeper.run_checks)
+        await stack.enter_async_context(in_background(*loops))
         yield

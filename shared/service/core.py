@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from shared.background import in_background
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.redis.control import Control
@@ -62,14 +63,13 @@ async def open_core(
             live_ttl_s=settings.live_ttl_s,
             ttl_s=settings.event_log_ttl_s,
         )
-        hub = await stack.enter_async_context(
-            FollowHub(
-                database=database,
-                feed=TurnFeed(subscriber, keys),
-                event_log=event_log,
-                buffer_bytes=settings.stream_buffer_bytes,
-            )
+        hub = FollowHub(
+            database=database,
+            feed=TurnFeed(subscriber, keys),
+            event_log=event_log,
+            buffer_bytes=settings.stream_buffer_bytes,
         )
+        await stack.enter_async_context(in_background(hub.run))
         backlog = Backlog(Limits.of(settings))
         turns = TurnService(
             database=database,

@@ -34,7 +34,7 @@ def counts_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(self: BacklogCounter) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(BacklogCounter, "_run", never)
+    monkeypatch.setattr(BacklogCounter, "run", never)
 
 
 Count = Callable[[], Awaitable[float]]
