@@ -33,13 +33,14 @@ from shared.service.follow import FollowHub, ended_event
 from shared.turn.events import Cursor, MessageDelta, Usage, decode_event, encode_event
 from shared.turn.messages import interrupted_response, preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
-from shared.turn.state import TurnStatus
+from shared.turn.state import ACTIVE, TurnStatus
 
 log = structlog.get_logger(__name__)
 
 MAX_REPLAYS_SOUGHT: Final = 4
 """While the queue is full, so many submits at a time are looked up by their idempotency keys; the
 others are refused like new ones, and may come again."""
+CANCEL_PAGE: Final = 100
 DELIVER_WAIT_S: Final = 0.05
 """How long an acknowledged cancel waits for this process' readers to hear the end."""
 END_POLL_S: Final = 5.0
@@ -325,22 +326,23 @@ class TurnService:
         return None if active is None else await self.cancel(principal, active.id, partial_text)
 
     async def cancel_all_of_thread(self, principal: Principal, thread_id: UUID) -> None:
-        """Cancels every active turn of a thread, the running one last."""
-        while True:
-            turns = await self.list_turns(
+        """Cancels what is active in a thread by now; what runs comes last, or others would start.
+
+        A turn that comes meanwhile may be left: this ends also where turns keep coming.
+        """
+        for status in (*(ACTIVE - {TurnStatus.RUNNING}), TurnStatus.RUNNING):
+            before_seq: int | None = None
+            while turns := await self.list_turns(
                 principal,
                 thread_id=thread_id,
-                status=TurnStatus.PENDING,
+                status=status,
                 concurrency_key=None,
-                before_seq=None,
-                limit=100,
-            )
-            for turn in turns:
-                await self.cancel(principal, turn.id)
-            if turns:
-                continue
-            if await self.cancel_thread(principal, thread_id) is None:
-                return
+                before_seq=before_seq,
+                limit=CANCEL_PAGE,
+            ):
+                for turn in turns:
+                    await self.cancel(principal, turn.id)
+                before_seq = turns[-1].accept_seq
 
     async def _cancel_running(self, principal: Principal, turn: Turn) -> Turn:
         heard = await self._signal_worker(turn)

@@ -11,6 +11,7 @@ import pytest
 from shared.errors import ConcurrencyConflict
 from shared.ids import new_id
 from shared.postgres.queries import sql
+from shared.service import turns as service
 from shared.service.threads import ThreadService
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -79,7 +80,10 @@ async def test_update(client: Client) -> None:
     assert (await client.get(url)).json() == changed
 
 
-async def test_delete_hides_everything(client: Client, api: Api, make_turn: Any) -> None:
+async def test_delete_hides_everything(
+    client: Client, api: Api, make_turn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CANCEL_PAGE", 2)
     thread = (await client.post(THREADS)).json()
     url = f"{THREADS}/{thread['id']}"
     who = Principal(client.tenant_id, client.user_id, new_id())
@@ -132,10 +136,15 @@ async def test_a_delete_gives_up_when_turns_keep_coming(
     thread_id = UUID((await client.post(THREADS)).json()["id"])
     who = Principal(client.tenant_id, client.user_id, new_id())
 
-    async def submit_instead(principal: Principal, thread_id: UUID) -> None:
-        await api.submit(make_turn(principal=who, thread=thread_id))
+    cancel = api.turns.cancel
 
-    monkeypatch.setattr(api.turns, "cancel_all_of_thread", submit_instead)
+    async def cancel_and_submit(principal: Principal, turn_id: UUID) -> Turn:
+        cancelled = await cancel(principal, turn_id)
+        await api.submit(make_turn(principal=who, thread=thread_id))
+        return cancelled
+
+    await api.submit(make_turn(principal=who, thread=thread_id))
+    monkeypatch.setattr(api.turns, "cancel", cancel_and_submit)
     with pytest.raises(ConcurrencyConflict):
         await ThreadService(api.database, api.turns).delete(who, thread_id)
     assert (await client.get(f"{THREADS}/{thread_id}")).status_code == 200
