@@ -117,7 +117,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.event_log = core.event_log
         state.hub = core.hub
         state.turns = core.turns
-        state.threads = ThreadService(state.database, state.turns)
+        state.cancels = core.cancels
+        state.threads = ThreadService(state.database, core.cancels)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)

@@ -33,6 +33,7 @@ from api.streams.vercel_ui import VercelUIEncoder
 from api.validation import path_uuid, read_query
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
+from shared.service.cancel import CancelService
 from shared.service.cursor import decode_seq, encode_cursor
 from shared.service.turns import TurnService
 from shared.turn.events import START, Cursor
@@ -148,7 +149,7 @@ async def cancel_thread_turn(request: Request) -> Response:
     principal = await authenticate(request, is_vital=True)
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, CancelTurn)
-    turn = await _turns(request).cancel_thread(principal, thread_id, body.partial_text)
+    turn = await _cancels(request).cancel_active_of_thread(principal, thread_id, body.partial_text)
     if turn is None:
         await _require_thread(request, principal, thread_id)
     return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -159,7 +160,7 @@ async def cancel_turn(request: Request) -> Response:
     principal = await authenticate(request, is_vital=True)
     turn_id = path_uuid(request, "turn_id")
     body = await read_model(request, CancelTurn)
-    turn = await _turns(request).cancel(principal, turn_id, body.partial_text)
+    turn = await _cancels(request).cancel(principal, turn_id, body.partial_text)
     return _turn_response(turn, turn_headers(turn, None))
 
 
@@ -224,6 +225,11 @@ def _admission(request: Request) -> Admission:
 def _turns(request: Request) -> TurnService:
     turns: TurnService = request.app.state.turns
     return turns
+
+
+def _cancels(request: Request) -> CancelService:
+    cancels: CancelService = request.app.state.cancels
+    return cancels
 
 
 async def _require_thread(request: Request, principal: Principal, thread_id: UUID) -> None:

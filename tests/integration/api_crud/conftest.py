@@ -57,7 +57,7 @@ def app(api: Api) -> Starlette:
         "database": api.database,
         "redis": api.connection,
         "turns": api.turns,
-        "threads": ThreadService(api.database, api.turns),
+        "threads": ThreadService(api.database, api.cancels),
         "api_keys": ApiKeys(api.database, PEPPER),
         "failed_credentials": FailedCredentials(0),
         "metrics": Metrics(),

@@ -140,7 +140,7 @@ async def test_a_log_that_redis_refuses_to_read_is_told_from_postgres(
     turn, api = stage.turn, stage.api
     await api.connection.call("SET", api.keys.log(turn.id), "no log", "EX", 60)
     assert await stage.follower.read(0.1) == []
-    await api.turns.cancel(principal, turn.id)
+    await api.cancels.cancel(principal, turn.id)
     assert await stage.read(1, timeout_s=8) == [Cursor(1, 1)]
     assert stage.follower.is_done.is_set()
 
@@ -157,7 +157,7 @@ async def test_an_end_is_learnt_from_postgres_though_a_look_at_it_has_failed(
     with capture_logs() as told:
         await wait_until(lambda: told, "a look at the ended turns has failed")
     await admin.execute("alter table turns_meanwhile rename to turns")
-    await api.turns.cancel(principal, turn.id)
+    await api.cancels.cancel(principal, turn.id)
     assert await stage.read(1, timeout_s=8) == [Cursor(1, 1)]
 
 
