@@ -19,9 +19,8 @@ from typing import Final, cast
 
 import structlog
 import uvicorn
-from starlette.applications import Starlette
 
-from api.app import begin_drain, create_app
+from api.app import Application, begin_drain, create_app
 from api.connection import BoundedConnection, StallWatch
 from shared.collector import calm_collector
 from shared.log import configure_logging
@@ -40,7 +39,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class DrainingServer(uvicorn.Server):
     """Tells the application of a signal before waiting for its responses; watches for stalls."""
 
-    def __init__(self, config: uvicorn.Config, app: Starlette, send_timeout_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: Application, send_timeout_s: float) -> None:
         super().__init__(config)
         self._app = app
         self._watch = StallWatch(send_timeout_s, app.state.metrics.stalled_connections.inc)

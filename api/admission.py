@@ -116,19 +116,19 @@ class Seats:
 class Seat:
     """One open thing, while the block runs."""
 
-    __slots__ = ("_key_id", "_slots")
+    __slots__ = ("_key_id", "_seats")
 
     def __init__(self, seats: Seats, key_id: UUID) -> None:
-        self._slots = seats
+        self._seats = seats
         self._key_id = key_id
 
     def __enter__(self) -> None:
-        seats = self._slots
+        seats = self._seats
         seats.open += 1
         seats.by_key[self._key_id] = seats.by_key.get(self._key_id, 0) + 1
 
     def __exit__(self, *_: object) -> None:
-        seats = self._slots
+        seats = self._seats
         seats.open -= 1
         left = seats.by_key[self._key_id] - 1
         if left:

@@ -21,13 +21,14 @@ from api.openapi import build_document, routes_from, serve_document
 from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
+from api.state import ApiState
 from api.stream_keeper import StreamKeeper
+from shared.background import in_background
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
-from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
 from shared.settings import Settings
 
@@ -37,21 +38,22 @@ HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_threa
 
 
 class Application(Starlette):
-    """Starlette, with a short way in for the hot operations."""
+    """Starlette, with a typed state and a short way in for the hot operations."""
 
     hot_routes: HotRoutes
-    rate_limit: RateLimit | None
+    state: ApiState  # type: ignore[assignment]  # Starlette's own takes any name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the lifespan."""
         scope["app"] = self
-        if self.rate_limit is not None and scope["type"] == "http":
-            send = self.rate_limit.telling(scope, send)
+        rate_limit = self.state.rate_limit
+        if rate_limit is not None and scope["type"] == "http":
+            send = rate_limit.telling(scope, send)
         if scope["type"] != "http" or not await self.hot_routes.answer(scope, receive, send):
             await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> Application:
     """The application; it connects to nothing before its lifespan starts."""
     counters = Metrics()
     counter = RequestCounter(counters)
@@ -66,22 +68,21 @@ def create_app(settings: Settings) -> Starlette:
         {"get_turn": _answer_get_turn},
         counter,
     )
-    per_minute = settings.rate_limit_per_minute
-    app.rate_limit = RateLimit(per_minute) if per_minute else None
     # A redirect would be built from the Host header, which anybody can choose.
     app.router.redirect_slashes = False
-    app.state.settings = settings
-    app.state.draining = False
-    app.state.redis_was_fit = False
-    app.state.metrics = counters
-    app.state.failed_credentials = FailedCredentials(settings.auth_failures_per_minute)
-    app.state.rate_limit = app.rate_limit
+    per_minute = settings.rate_limit_per_minute
+    app.state = ApiState(
+        settings=settings,
+        metrics=counters,
+        failed_credentials=FailedCredentials(settings.auth_failures_per_minute),
+        rate_limit=RateLimit(per_minute) if per_minute else None,
+    )
     return app
 
 
 def _answer_get_turn(scope: Scope, text: str, send: Send) -> Awaitable[int | None]:
-    answer: FastGetTurn = scope["app"].state.fast_get_turn
-    return answer(scope, text, send)
+    state: ApiState = scope["app"].state
+    return state.fast_get_turn(scope, text, send)
 
 
 def _plain_routes() -> list[Route]:
@@ -93,18 +94,17 @@ def _plain_routes() -> list[Route]:
     ]
 
 
-def begin_drain(app: Starlette) -> None:
+def begin_drain(app: Application) -> None:
     """Makes the process not ready and tells open streams to reconnect elsewhere."""
     app.state.draining = True
-    hub: FollowHub | None = getattr(app.state, "hub", None)
-    if hub is not None:
-        hub.drain()
+    if hasattr(app.state, "hub"):  # else it has not begun yet
+        app.state.hub.drain()
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    settings: Settings = app.state.settings
+async def _lifespan(app: Application) -> AsyncIterator[None]:
     state = app.state
+    settings = state.settings
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(
             open_core(
@@ -116,22 +116,23 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.event_log = core.event_log
         state.hub = core.hub
         state.turns = core.turns
-        state.threads = ThreadService(state.database, state.turns)
+        state.cancels = core.cancels
+        state.threads = ThreadService(state.database, core.cancels)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)
-        await stack.enter_async_context(counter)
         pressure = Pressure(core.turns.commit_wait_s, state.metrics)
-        await stack.enter_async_context(pressure)
         state.admission = Admission(settings, state.metrics, pressure)
         look_interval_s = min(1.0, settings.keep_alive_s / 4)
         keeper = StreamKeeper(state.api_keys, look_interval_s=look_interval_s)
         state.streams = StreamContext(
             hub=state.hub,
-            keeper=await stack.enter_async_context(keeper),
+            keeper=keeper,
             seats=state.admission.streams,
             settings=settings,
             metrics=state.metrics,
-            is_draining=lambda: bool(state.draining),
+            is_draining=lambda: state.draining,
         )
+        loops = (counter.run, pressure.run, keeper.run_looks, keeper.run_checks)
+        await stack.enter_async_context(in_background(*loops))
         yield

@@ -6,10 +6,9 @@ from typing import Final
 
 from starlette.requests import Request
 
-from api.admission import CREDENTIAL, RateLimit
-from api.failed_credentials import FailedCredentials
+from api.admission import CREDENTIAL
+from api.state import state_of
 from shared.errors import NotAuthenticated
-from shared.service.api_keys import ApiKeys
 from shared.turn.model import Principal
 
 MAX_SECRET_CHARS: Final = 512
@@ -27,26 +26,24 @@ async def authenticate(request: Request, *, is_vital: bool = False) -> Principal
         PostgresUnavailable: nobody can tell.
         RateLimitExceeded: the credential is good, but has asked too often.
     """
-    api_keys: ApiKeys = request.app.state.api_keys
+    state = state_of(request)
     bearers = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    known = api_keys.find_known(bearers[0]) if len(bearers) == 1 else None
+    known = state.api_keys.find_known(bearers[0]) if len(bearers) == 1 else None
     principal = known or await _authenticate_unknown(request, is_guess=bool(bearers))
-    rate_limit: RateLimit | None = request.app.state.rate_limit
-    if rate_limit is not None:
+    if state.rate_limit is not None:
         request.scope[CREDENTIAL] = principal.key_id
         if not is_vital:
-            rate_limit.take(principal.key_id)
+            state.rate_limit.take(principal.key_id)
     return principal
 
 
 async def _authenticate_unknown(request: Request, *, is_guess: bool) -> Principal:
-    api_keys: ApiKeys = request.app.state.api_keys
+    state = state_of(request)
     try:
-        return await api_keys.authenticate(read_secret(request))
+        return await state.api_keys.authenticate(read_secret(request))
     except NotAuthenticated:
         if is_guess or "x-api-key" in request.headers:  # else nobody has guessed anything
-            failed: FailedCredentials = request.app.state.failed_credentials
-            failed.note(request.client.host if request.client else None)
+            state.failed_credentials.note(request.client.host if request.client else None)
         raise
 
 

@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from api.problems import InvalidFields, fields_of
+from api.state import state_of
 from shared.errors import InvalidRequest
-from shared.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -54,8 +54,7 @@ async def read_model(request: Request, model: type[M]) -> M:
         InvalidFields: JSON, but not what `model` wants, or with a reserved field.
         HTTPException: 408, 413 or 415.
     """
-    settings: Settings = request.app.state.settings
-    data = await read_body(request, settings.max_body_bytes)
+    data = await read_body(request, state_of(request).settings.max_body_bytes)
     value = parse_json(data) if data.strip(b" \t\r\n") else {}
     reserved = _find_reserved(value, model)
     try:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.chat.schemas import to_json
+from api.state import state_of
 from shared.errors import PostgresUnavailable, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 
@@ -31,13 +32,13 @@ async def livez(_: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """200 when this process can do its work; Redis is shown and does not count."""
-    if request.app.state.draining:
+    state = state_of(request)
+    if state.draining:
         return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
     async with asyncio.TaskGroup() as group:
         postgres = group.create_task(_postgres_answers(request))
         redis = group.create_task(_look_at_redis(request))
     checks = {"postgres": _word(postgres.result()), "redis": redis.result()}
-    state = request.app.state
     state.redis_was_fit = state.redis_was_fit or redis.result() == "ok"
     if postgres.result() and (state.redis_was_fit or redis.result() != EVICTS):
         return _answer(HTTPStatus.OK, {"status": "ok", "checks": checks})
@@ -47,7 +48,7 @@ async def readyz(request: Request) -> Response:
 async def _postgres_answers(request: Request) -> bool:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await request.app.state.database.ping()
+            await state_of(request).database.ping()
     except (PostgresUnavailable, TimeoutError):
         return False
     return True
@@ -56,7 +57,7 @@ async def _postgres_answers(request: Request) -> bool:
 async def _look_at_redis(request: Request) -> str:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
-            info: bytes = await request.app.state.redis.call("INFO", "memory")
+            info: bytes = await state_of(request).redis.call("INFO", "memory")
     except (RedisUnavailable, RedisReplyError, TimeoutError):
         return "unavailable"
     said = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)

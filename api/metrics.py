@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.state import state_of
 from shared.metrics import Metrics
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -17,9 +18,8 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 async def serve_metrics(request: Request) -> Response:
     """This process' metrics in the Prometheus text format."""
-    metrics: Metrics = request.app.state.metrics
     headers = {"content-type": CONTENT_TYPE_LATEST}
-    return Response(generate_latest(metrics.registry), headers=headers)
+    return Response(generate_latest(state_of(request).metrics.registry), headers=headers)
 
 
 class RequestCounter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final
 
 from shared.metrics import Metrics
 
@@ -38,23 +38,13 @@ class Mark:
 
 
 class Pressure:
-    """Looks ten times a second, in one task. Run it as `async with`."""
+    """Looks ten times a second; `run` is its loop."""
 
     def __init__(self, commit_wait_s: Callable[[], float], metrics: Metrics) -> None:
         self.loop_lag = Mark(MAX_LOOP_LAG_S)
         self.commit_wait = Mark(MAX_COMMIT_WAIT_S)
         self._commit_wait_s = commit_wait_s
         self._metrics = metrics
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
 
     @property
     def reason(self) -> str | None:
@@ -70,7 +60,8 @@ class Pressure:
         self._metrics.loop_lag.set(self.loop_lag.value)
         self._metrics.commit_wait.set(self.commit_wait.value)
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Looks until cancelled."""
         clock = asyncio.get_running_loop().time
         looked_at = clock()
         while True:

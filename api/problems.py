@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from api.state import state_of
 from shared import errors
 from shared.errors import TurnkeepError
 
@@ -107,13 +108,13 @@ async def _handle(_: Request, error: Exception) -> Response:
 async def _handle_absence(request: Request, error: Exception) -> Response:
     code = getattr(error, "code", "unavailable")
     log.warning("http.dependency_unavailable", code=code, error=str(error))
-    request.app.state.metrics.dependency_errors.labels(code=code).inc()
+    state_of(request).metrics.dependency_errors.labels(code=code).inc()
     return problem_response(error)
 
 
 async def _handle_overload(request: Request, error: Exception) -> Response:
     # Counted and not logged: under overload these are most of all requests.
-    request.app.state.metrics.refusals.labels(reason=getattr(error, "reason", "other")).inc()
+    state_of(request).metrics.refusals.labels(reason=getattr(error, "reason", "other")).inc()
     return problem_response(error)
 
 

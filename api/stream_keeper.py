@@ -1,4 +1,4 @@
-"""What open streams need while nothing happens: two tasks look after all of them.
+"""What open streams need while nothing happens: two loops look after all of them.
 
 A timer, a timeout and a task for each stream would cost more than the stream. Every stream is
 looked at about once a second, its credential asked for every three; the looks are spread over the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -40,26 +40,16 @@ class Stream(Protocol):
 
 
 class StreamKeeper:
-    """Run it as `async with`; `look_interval_s` is how often each stream is looked at."""
+    """`run_looks` and `run_checks` are its loops.
+
+    `look_interval_s` is how often each stream is looked at.
+    """
 
     def __init__(self, api_keys: ApiKeys, *, look_interval_s: float) -> None:
         self._api_keys = api_keys
         self._pause_s = look_interval_s / _SLICES
         self._slices: list[set[Stream]] = [set() for _ in range(_SLICES)]
         self._next_slice = 0
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Self:
-        self._tasks = [
-            asyncio.create_task(self._look_around()),
-            asyncio.create_task(self._check_credentials()),
-        ]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
 
     def add(self, stream: Stream) -> int:
         """Begins to look after a stream; tells what `remove` wants to know."""
@@ -71,7 +61,8 @@ class StreamKeeper:
         """Ends what `add` began."""
         self._slices[place].discard(stream)
 
-    async def _look_around(self) -> None:
+    async def run_looks(self) -> None:
+        """Looks at one slice of the streams after another, until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             for streams in self._slices:
@@ -83,7 +74,8 @@ class StreamKeeper:
                     except Exception:  # one stream must not end the look after all others
                         log.exception("stream.look_failed")
 
-    async def _check_credentials(self) -> None:
+    async def run_checks(self) -> None:
+        """Ends streams whose credential was revoked, until cancelled."""
         while True:
             await asyncio.sleep(CREDENTIAL_CHECK_S)
             in_use = {stream.key_id for stream in self._all()}
@@ -92,9 +84,6 @@ class StreamKeeper:
             try:
                 revoked = in_use - await self._api_keys.find_valid(in_use)
             except PostgresUnavailable:
-                continue
-            except Exception:  # the next check must still come
-                log.exception("stream.credentials_unchecked")
                 continue
             if revoked:
                 self._api_keys.forget()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 
@@ -10,85 +12,59 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        registry = self.registry
-        self.http_requests = Counter(
-            "turnkeep_http_requests",
-            "Requests answered",
-            ["method", "route", "status"],
-            registry=registry,
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.http_requests = counter(
+            "turnkeep_http_requests", "Requests answered", ["method", "route", "status"]
         )
-        self.http_duration = Histogram(
+        self.http_duration = histogram(
             "turnkeep_http_request_duration_seconds",
             "Time to the end of the response headers",
             ["method", "route"],
-            registry=registry,
         )
-        self.open_streams = Gauge(
-            "turnkeep_open_streams", "SSE responses being sent", registry=registry
+        self.open_streams = gauge("turnkeep_open_streams", "SSE responses being sent")
+        self.turns_accepted = counter("turnkeep_turns_accepted", "Turns written down", ["replayed"])
+        self.turns_ended = counter(
+            "turnkeep_turns_ended", "Turns that reached a terminal status", ["status"]
         )
-        self.turns_accepted = Counter(
-            "turnkeep_turns_accepted", "Turns written down", ["replayed"], registry=registry
+        self.held_turns = gauge("turnkeep_held_turns", "Turns this worker runs now")
+        self.queue_wait = histogram("turnkeep_queue_wait_seconds", "From accept to claim")
+        self.first_delta = histogram(
+            "turnkeep_first_delta_seconds", "From the model's start to its first event"
         )
-        self.turns_ended = Counter(
-            "turnkeep_turns_ended", "Turns that reached a terminal status", ["status"],
-            registry=registry,
-        )  # fmt: skip
-        self.held_turns = Gauge(
-            "turnkeep_held_turns", "Turns this worker runs now", registry=registry
+        self.log_writes = counter(
+            "turnkeep_log_writes", "Answers of the event log to writers", ["word"]
         )
-        self.queue_wait = Histogram(
-            "turnkeep_queue_wait_seconds", "From accept to claim", registry=registry
+        self.fenced_commits = counter(
+            "turnkeep_fenced_commits", "Results refused because the attempt was over"
         )
-        self.first_delta = Histogram(
-            "turnkeep_first_delta_seconds", "From the model's start to its first event",
-            registry=registry,
-        )  # fmt: skip
-        self.log_writes = Counter(
-            "turnkeep_log_writes", "Answers of the event log to writers", ["word"],
-            registry=registry,
-        )  # fmt: skip
-        self.fenced_commits = Counter(
-            "turnkeep_fenced_commits", "Results refused because the attempt was over",
-            registry=registry,
-        )  # fmt: skip
-        self.takeovers = Counter(
-            "turnkeep_takeovers", "Turns taken from lost workers", ["cause"], registry=registry
-        )
-        self.rebuilds = Counter(
-            "turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres", registry=registry
-        )
-        self.cancels = Counter(
-            "turnkeep_cancels", "Cancels that ended a turn", ["how"], registry=registry
-        )
+        self.takeovers = counter("turnkeep_takeovers", "Turns taken from lost workers", ["cause"])
+        self.rebuilds = counter("turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres")
+        self.cancels = counter("turnkeep_cancels", "Cancels that ended a turn", ["how"])
         """`how`: pending (nobody ran it), graceful (its worker ended it), forced (it did not)."""
-        self.dependency_errors = Counter(
-            "turnkeep_dependency_errors", "Requests refused because something of ours is away",
-            ["code"], registry=registry,
-        )  # fmt: skip
-        self.refusals = Counter(
-            "turnkeep_refusals", "Requests refused early, to serve what was accepted", ["reason"],
-            registry=registry,
-        )  # fmt: skip
-        self.queued_turns = Gauge(
-            "turnkeep_queued_turns", "Turns that wait, of the whole deployment", registry=registry
+        self.dependency_errors = counter(
+            "turnkeep_dependency_errors",
+            "Requests refused because something of ours is away",
+            ["code"],
         )
-        self.queue_outflow = Gauge(
-            "turnkeep_queue_outflow", "Turns a second that leave the queue of the whole deployment",
-            registry=registry,
-        )  # fmt: skip
-        self.open_polls = Gauge(
-            "turnkeep_open_polls", "Requests held by `Prefer: wait`", registry=registry
+        self.refusals = counter(
+            "turnkeep_refusals", "Requests refused early, to serve what was accepted", ["reason"]
         )
-        self.loop_lag = Gauge(
-            "turnkeep_loop_lag_seconds", "How late this process does what is due, smoothed",
-            registry=registry,
-        )  # fmt: skip
-        self.commit_wait = Gauge(
-            "turnkeep_commit_wait_seconds", "Of the submit that has waited longest for its batch",
-            registry=registry,
-        )  # fmt: skip
-        self.stalled_connections = Counter(
-            "turnkeep_stalled_connections", "Closed because the client did not take its answer",
-            registry=registry,
-        )  # fmt: skip
-        ProcessCollector(registry=registry)
+        self.queued_turns = gauge(
+            "turnkeep_queued_turns", "Turns that wait, of the whole deployment"
+        )
+        self.queue_outflow = gauge(
+            "turnkeep_queue_outflow", "Turns a second that leave the queue of the whole deployment"
+        )
+        self.open_polls = gauge("turnkeep_open_polls", "Requests held by `Prefer: wait`")
+        self.loop_lag = gauge(
+            "turnkeep_loop_lag_seconds", "How late this process does what is due, smoothed"
+        )
+        self.commit_wait = gauge(
+            "turnkeep_commit_wait_seconds", "Of the submit that has waited longest for its batch"
+        )
+        self.stalled_connections = counter(
+            "turnkeep_stalled_connections", "Closed because the client did not take its answer"
+        )
+        ProcessCollector(registry=self.registry)

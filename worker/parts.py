@@ -63,7 +63,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         sweeper = Sweeper(
             database=core.database,
             dispatch=core.dispatch,
-            turns=core.turns,
+            ends=core.ends,
             metrics=metrics,
             interval_s=settings.sweeper_interval_s,
         )
@@ -107,7 +107,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
                 database=core.database,
                 dispatch=core.dispatch,
                 control=core.control,
-                turns=core.turns,
+                ends=core.ends,
                 metrics=metrics,
                 worker_id=worker_id,
                 interval_s=settings.reaper_interval_s,

@@ -19,7 +19,7 @@ from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.control import Control
 from shared.redis.dispatch import Dispatch, LineChange
-from shared.service.turns import TurnService
+from shared.service.ends import TurnEnds
 from shared.turn.model import Turn
 from shared.turn.state import TurnStatus
 
@@ -44,7 +44,7 @@ class Reaper:
         database: Database,
         dispatch: Dispatch,
         control: Control,
-        turns: TurnService,
+        ends: TurnEnds,
         metrics: Metrics,
         worker_id: str,
         interval_s: float,
@@ -54,7 +54,7 @@ class Reaper:
         self._database = database
         self._dispatch = dispatch
         self._control = control
-        self._turns = turns
+        self._ends = ends
         self._metrics = metrics
         self._worker_id = worker_id
         self._interval_s = interval_s
@@ -150,14 +150,14 @@ class Reaper:
             turn = await self._keep_partial_text(turn, attempt)
         if turn.is_terminal:
             self._metrics.turns_ended.labels(status=turn.status).inc()
-            await self._turns.publish_end(turn)
+            await self._ends.publish(turn)
         else:
             await self._wait_again(turn)
 
     async def _keep_partial_text(self, turn: Turn, attempt: int) -> Turn:
         for _ in range(_KEEP_TRIES):
             try:
-                return await self._turns.keep_partial_text(turn, attempt)
+                return await self._ends.keep_partial_text(turn, attempt)
             except PostgresUnavailable as error:
                 # The takeover is committed: the others' news must not be lost with this text.
                 log.warning("turn.partial_text_delayed", turn_id=str(turn.id), error=str(error))

@@ -16,7 +16,7 @@ from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
-from shared.service.turns import TurnService
+from shared.service.ends import TurnEnds
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +35,13 @@ class Sweeper:
         *,
         database: Database,
         dispatch: Dispatch,
-        turns: TurnService,
+        ends: TurnEnds,
         metrics: Metrics,
         interval_s: float,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
-        self._turns = turns
+        self._ends = ends
         self._metrics = metrics
         self._interval_s = interval_s
         self._stalled_after_seq = 0
@@ -114,7 +114,7 @@ class Sweeper:
             turn = turn_from_row(row)
             self._metrics.turns_ended.labels(status=turn.status).inc()
             log.info("turn.expired", turn_id=str(turn.id))
-            await self._turns.publish_end(turn)
+            await self._ends.publish(turn)
 
 
 def _group(rows: list[Any]) -> list[LineChange]:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api.auth import authenticate
 from api.chat.schemas import MessageList, MessageListQuery, message_to_dict, to_json
 from api.openapi import Operation
+from api.state import state_of
 from api.validation import path_uuid, read_query
 
 MESSAGES: Final = "/api/v1/chat/threads/{thread_id}/messages"
@@ -21,7 +22,7 @@ async def list_messages(request: Request) -> Response:
     principal = await authenticate(request)
     thread_id = path_uuid(request, "thread_id")
     query = read_query(request, MessageListQuery)
-    rows, cursor = await request.app.state.threads.list_messages(
+    rows, cursor = await state_of(request).threads.list_messages(
         principal,
         thread_id,
         limit=query.limit,

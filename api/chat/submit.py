@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import Request
 
 from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn
+from api.state import state_of
 from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
 from shared.ids import new_id
 from shared.settings import Settings
@@ -31,7 +32,7 @@ def build_turn(
     Raises:
         InvalidRequest: something about the request is wrong.
     """
-    settings: Settings = request.app.state.settings
+    settings = state_of(request).settings
     text, client_message_id = body.user_text()
     model_id = _choose_model(body, settings)
     policy = _choose_policy(body)

@@ -20,9 +20,9 @@ from api.chat.schemas import (
     to_json,
 )
 from api.openapi import Operation
+from api.state import state_of
 from api.validation import path_uuid, read_query
 from shared.errors import NotFound
-from shared.service.threads import ThreadService
 
 THREADS: Final = "/api/v1/chat/threads"
 THREAD: Final = f"{THREADS}/{{thread_id}}"
@@ -32,7 +32,7 @@ async def list_threads(request: Request) -> Response:
     """The caller's threads, newest activity first."""
     principal = await authenticate(request)
     query = read_query(request, ThreadListQuery)
-    rows, cursor = await _threads(request).list_threads(
+    rows, cursor = await state_of(request).threads.list_threads(
         principal, limit=query.limit, cursor=query.cursor
     )
     return _json({"items": [thread_to_dict(row) for row in rows], "nextCursor": cursor})
@@ -43,7 +43,7 @@ async def create_thread(request: Request) -> Response:
     principal = await authenticate(request)
     body = await read_model(request, CreateThread)
     _refuse_agent_spec(body.agent_spec_id)
-    row = await _threads(request).create(
+    row = await state_of(request).threads.create(
         principal, title=body.title, system_prompt=body.system_prompt, metadata=body.metadata
     )
     headers = {"location": THREAD.format(thread_id=row["id"])}
@@ -53,7 +53,7 @@ async def create_thread(request: Request) -> Response:
 async def get_thread(request: Request) -> Response:
     """One thread with the status of its newest turn."""
     principal = await authenticate(request)
-    row = await _threads(request).get(principal, path_uuid(request, "thread_id"))
+    row = await state_of(request).threads.get(principal, path_uuid(request, "thread_id"))
     return _json(thread_to_dict(row))
 
 
@@ -64,20 +64,15 @@ async def update_thread(request: Request) -> Response:
     body = await read_model(request, UpdateThread)
     _refuse_agent_spec(body.agent_spec_id)
     changes = {name: getattr(body, name) for name in body.model_fields_set - {"agent_spec_id"}}
-    row = await _threads(request).update(principal, thread_id, **changes)
+    row = await state_of(request).threads.update(principal, thread_id, **changes)
     return _json(thread_to_dict(row))
 
 
 async def delete_thread(request: Request) -> Response:
     """Cancels what is active, then makes the thread, its turns and messages disappear."""
     principal = await authenticate(request)
-    await _threads(request).delete(principal, path_uuid(request, "thread_id"))
+    await state_of(request).threads.delete(principal, path_uuid(request, "thread_id"))
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _threads(request: Request) -> ThreadService:
-    threads: ThreadService = request.app.state.threads
-    return threads
 
 
 def _refuse_agent_spec(agent_spec_id: str | None) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.admission import Admission, soon_s
+from api.admission import soon_s
 from api.auth import authenticate
 from api.body import read_model
 from api.chat.schemas import (
@@ -26,7 +26,8 @@ from api.chat.submit import build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
 from api.connection import end_when_lost
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
-from api.sse import EventStreamResponse, StreamContext
+from api.sse import EventStreamResponse
+from api.state import state_of
 from api.streams import vercel_ui
 from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
@@ -34,7 +35,6 @@ from api.validation import path_uuid, read_query
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 from shared.service.cursor import decode_seq, encode_cursor
-from shared.service.turns import TurnService
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -47,8 +47,8 @@ TURN: Final = f"{PREFIX}/turns/{{turn_id}}"
 async def stream_turn(request: Request) -> Answer:
     """Accepts a turn and streams it as a UI message stream."""
     principal = await authenticate(request)
-    _admission(request).require_calm()
-    with _admission(request).stream(principal.key_id):
+    state_of(request).admission.require_calm()
+    with state_of(request).admission.stream(principal.key_id):
         return await _submit_and_stream(request, principal)
 
 
@@ -57,9 +57,9 @@ async def _submit_and_stream(request: Request, principal: Principal) -> EventStr
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=True)
     # The reader is there before the turn is announced, so it need not look anywhere else.
-    follower = _streams(request).hub.follow_new(new.id)
+    follower = state_of(request).streams.hub.follow_new(new.id)
     try:
-        accepted = await _turns(request).submit(new)
+        accepted = await state_of(request).turns.submit(new)
     except BaseException:
         follower.close()
         raise
@@ -70,7 +70,7 @@ async def _submit_and_stream(request: Request, principal: Principal) -> EventStr
         return _ui_stream(request, principal, accepted.turn, headers=headers)
     follower.begin(accepted.turn)
     return EventStreamResponse(
-        _streams(request),
+        state_of(request).streams,
         follower,
         VercelUIEncoder(accepted.turn),
         principal,
@@ -82,11 +82,11 @@ async def _submit_and_stream(request: Request, principal: Principal) -> EventStr
 async def submit_turn(request: Request) -> Response:
     """Accepts a turn and answers at once, or when it has ended within `Prefer: wait`."""
     principal = await authenticate(request)
-    _admission(request).require_calm()
+    state_of(request).admission.require_calm()
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=False)
-    accepted = await _turns(request).submit(new)
+    accepted = await state_of(request).turns.submit(new)
     turn, headers = await _wait_if_asked(request, principal, accepted.turn)
     headers["location"] = _location(turn)
     if accepted.replayed:
@@ -98,7 +98,7 @@ async def submit_turn(request: Request) -> Response:
 async def get_turn(request: Request) -> Response:
     """One turn; long-polls with `Prefer: wait`, costs no body with `If-None-Match`."""
     principal = await authenticate(request, is_vital=True)
-    turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
+    turn = await state_of(request).turns.get(principal, path_uuid(request, "turn_id"))
     turn, headers = await _wait_if_asked(request, principal, turn)
     if matches(request, entity_tag(turn)):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -108,19 +108,19 @@ async def get_turn(request: Request) -> Response:
 async def follow_turn(request: Request) -> Answer:
     """A turn's events from a cursor, in the native protocol."""
     principal = await authenticate(request)
-    with _admission(request).stream(principal.key_id):
+    with state_of(request).admission.stream(principal.key_id):
         return await _follow(request, principal)
 
 
 async def _follow(request: Request, principal: Principal) -> Answer:
     query = read_query(request, TurnQuery)
-    turn = await _turns(request).get(principal, path_uuid(request, "turn_id"))
+    turn = await state_of(request).turns.get(principal, path_uuid(request, "turn_id"))
     after = _read_cursor(request, query.after)
     if turn.is_terminal and after >= Cursor(turn.attempt, turn.last_seq):
         return Response(status_code=HTTPStatus.NO_CONTENT)
     await _check_servable(request, turn, after)
     position = await _position(request, turn) if after == START else None
-    streams = _streams(request)
+    streams = state_of(request).streams
     return EventStreamResponse(
         streams, streams.hub.follow(turn, after), NativeEncoder(), principal, position=position
     )
@@ -129,13 +129,13 @@ async def _follow(request: Request, principal: Principal) -> Answer:
 async def attach_to_thread(request: Request) -> Answer:
     """The thread's active turn as a UI message stream; 204 when none is active."""
     principal = await authenticate(request)
-    with _admission(request).stream(principal.key_id):
+    with state_of(request).admission.stream(principal.key_id):
         return await _attach(request, principal)
 
 
 async def _attach(request: Request, principal: Principal) -> Answer:
     thread_id = path_uuid(request, "thread_id")
-    turn = await _turns(request).find_active(principal, thread_id)
+    turn = await state_of(request).turns.find_active(principal, thread_id)
     if turn is None:
         await _require_thread(request, principal, thread_id)
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -148,7 +148,9 @@ async def cancel_thread_turn(request: Request) -> Response:
     principal = await authenticate(request, is_vital=True)
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, CancelTurn)
-    turn = await _turns(request).cancel_thread(principal, thread_id, body.partial_text)
+    turn = await state_of(request).cancels.cancel_active_of_thread(
+        principal, thread_id, body.partial_text
+    )
     if turn is None:
         await _require_thread(request, principal, thread_id)
     return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -159,7 +161,7 @@ async def cancel_turn(request: Request) -> Response:
     principal = await authenticate(request, is_vital=True)
     turn_id = path_uuid(request, "turn_id")
     body = await read_model(request, CancelTurn)
-    turn = await _turns(request).cancel(principal, turn_id, body.partial_text)
+    turn = await state_of(request).cancels.cancel(principal, turn_id, body.partial_text)
     return _turn_response(turn, turn_headers(turn, None))
 
 
@@ -180,7 +182,7 @@ async def list_thread_turns(request: Request) -> Response:
 async def _list(request: Request, principal: Principal, thread_id: UUID | None) -> Response:
     query = read_query(request, TurnListQuery)
     listing = "all" if thread_id is None else str(thread_id)
-    turns = await _turns(request).list_turns(
+    turns = await state_of(request).turns.list_turns(
         principal,
         thread_id=thread_id,
         status=query.status,
@@ -205,36 +207,26 @@ async def _wait_if_asked(
     wait_s = preferred_wait_s(request)
     if not wait_s or turn.is_terminal:
         return turn, turn_headers(turn, wait_s)
-    seat = _admission(request).poll(principal.key_id)
+    seat = state_of(request).admission.poll(principal.key_id)
     if seat is None:
         return turn, {**turn_headers(turn, None), "retry-after": str(soon_s())}
     with seat:
         async with end_when_lost(request):
-            turn = await _turns(request).wait(principal, turn, wait_s)
+            turn = await state_of(request).turns.wait(principal, turn, wait_s)
     # In which time the credential may have been revoked.
-    await request.app.state.api_keys.require_valid(principal)
+    await state_of(request).api_keys.require_valid(principal)
     return turn, turn_headers(turn, wait_s)
 
 
-def _admission(request: Request) -> Admission:
-    admission: Admission = request.app.state.admission
-    return admission
-
-
-def _turns(request: Request) -> TurnService:
-    turns: TurnService = request.app.state.turns
-    return turns
-
-
 async def _require_thread(request: Request, principal: Principal, thread_id: UUID) -> None:
-    await request.app.state.threads.get(principal, thread_id)
+    await state_of(request).threads.get(principal, thread_id)
 
 
 async def _position(request: Request, turn: Turn) -> int | None:
     """Turns ahead of a waiting one; None when it does not wait."""
     if turn.status is not TurnStatus.PENDING:
         return None
-    return await _turns(request).count_ahead(turn)
+    return await state_of(request).turns.count_ahead(turn)
 
 
 def _ui_stream(
@@ -245,7 +237,7 @@ def _ui_stream(
     headers: dict[str, str],
     position: int | None = None,
 ) -> EventStreamResponse:
-    streams = _streams(request)
+    streams = state_of(request).streams
     return EventStreamResponse(
         streams,
         streams.hub.follow(turn),
@@ -254,11 +246,6 @@ def _ui_stream(
         position=position,
         headers=headers,
     )
-
-
-def _streams(request: Request) -> StreamContext:
-    streams: StreamContext = request.app.state.streams
-    return streams
 
 
 def _read_cursor(request: Request, after: str | None) -> Cursor:
@@ -281,7 +268,7 @@ async def _check_servable(request: Request, turn: Turn, after: Cursor) -> None:
     if not turn.is_terminal or starts_over:
         return
     try:
-        is_kept = await request.app.state.event_log.holds(turn.id, after)
+        is_kept = await state_of(request).event_log.holds(turn.id, after)
     except (RedisUnavailable, RedisReplyError):
         is_kept = False
     if not is_kept:

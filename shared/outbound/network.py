@@ -48,12 +48,10 @@ class SystemResolver:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class GuardedNetwork(httpcore.AsyncNetworkBackend):
-    """Resolves, checks, connects, checks again."""
+class _BoundedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects in `CONNECT_TIMEOUT_S`, whatever the caller says, and bounds what is read."""
 
-    def __init__(self, rules: OutboundRules, resolver: Resolver) -> None:
-        self._rules = rules
-        self._resolver = resolver
+    def __init__(self) -> None:
         self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -64,6 +62,25 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        return BoundedStream(await self._connect(host, port), MAX_WIRE_BYTES)
+
+    async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
+        return await self._network.connect_tcp(host, port, timeout=CONNECT_TIMEOUT_S)
+
+
+class ProxyNetwork(_BoundedNetwork):
+    """Connects to the operator's egress proxy, wherever it is. The proxy resolves and filters."""
+
+
+class GuardedNetwork(_BoundedNetwork):
+    """Resolves, checks, connects, checks again."""
+
+    def __init__(self, rules: OutboundRules, resolver: Resolver) -> None:
+        super().__init__()
+        self._rules = rules
+        self._resolver = resolver
+
+    async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         """A stream to a checked address of `host`.
 
         Raises:
@@ -72,16 +89,14 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         failure: Exception | None = None
         for address in await self._checked_addresses(host, port):
             try:
-                stream = await self._network.connect_tcp(
-                    str(address), port, timeout=CONNECT_TIMEOUT_S
-                )
+                stream = await super()._connect(str(address), port)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
                 continue
             if not self._is_peer(stream, address):
                 await stream.aclose()
                 raise Unreachable(f"connected to something else than {address}")
-            return BoundedStream(stream, MAX_WIRE_BYTES)
+            return stream
         raise Unreachable(f"no connection to {host}: {failure}") from failure
 
     async def _checked_addresses(self, host: str, port: int) -> list[IPAddress]:
@@ -114,24 +129,6 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         except (OSError, TypeError, ValueError, AddressRefused):
             return False
         return peer == address
-
-
-class ProxyNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to the operator's egress proxy, wherever it is. The proxy resolves and filters."""
-
-    def __init__(self) -> None:
-        self._network = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        stream = await self._network.connect_tcp(host, port, timeout=CONNECT_TIMEOUT_S)
-        return BoundedStream(stream, MAX_WIRE_BYTES)
 
 
 class BoundedStream(httpcore.AsyncNetworkStream):

@@ -88,5 +88,11 @@ class TenantDatabase:
 async def _roll_back(connection: Any) -> None:
     try:
         await connection.execute("rollback", timeout=_ROLLBACK_TIMEOUT_S)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # the driver met an end of its connection in mid-step
+        OSError,
+        TimeoutError,
+    ):
         connection.terminate()  # nobody can tell its role: it does not go back

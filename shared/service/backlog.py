@@ -16,14 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from uuid import UUID
 
-import structlog
-
 from shared.errors import Overloaded, PostgresUnavailable, QueueFull, Saturated
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 COUNT_INTERVAL_S: Final = 1.0
 COUNT_INTERVAL_WHEN_FULL_S: Final = 0.1
@@ -233,22 +229,13 @@ _OF_ALL: Final = ("queue_all", "Too many turns wait")
 
 
 class BacklogCounter:
-    """Counts what waits, in one task. Run it as `async with`."""
+    """Counts what waits; `run` is its loop."""
 
     def __init__(self, database: Database, backlog: Backlog, metrics: Metrics) -> None:
         self._database = database
         self._backlog = backlog
         self._metrics = metrics
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._counted_at = -math.inf
 
     async def count(self) -> float:
         """Counts once; returns the seconds that Postgres took. Raises as `Database.fetch_many`."""
@@ -265,20 +252,16 @@ class BacklogCounter:
         self._metrics.queue_outflow.set(self._backlog.outflow.per_s or 0.0)
         return count.took_s
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Counts until cancelled."""
         clock = asyncio.get_running_loop().time
-        counted_at = clock()
         while True:
-            took_s = 0.0
-            try:
-                took_s = await self.count()
-                counted_at = clock()
-            except PostgresUnavailable:
-                pass
-            except Exception:  # the next count must still come
-                log.exception("backlog.uncounted")
-            if clock() - counted_at > STALE_S:
+            if clock() - self._counted_at > STALE_S:
                 self._backlog.forget()
+            took_s = 0.0
+            with contextlib.suppress(PostgresUnavailable):
+                took_s = await self.count()
+                self._counted_at = clock()
             await self._pause(took_s)
 
     async def _pause(self, took_s: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from shared.background import in_background
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.redis.control import Control
@@ -15,6 +16,8 @@ from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber
 from shared.redis.turn_feed import TurnFeed
 from shared.service.backlog import Backlog, Limits
+from shared.service.cancel import CancelService
+from shared.service.ends import TurnEnds
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
 from shared.settings import Settings
@@ -36,6 +39,8 @@ class Core:
     hub: FollowHub
     backlog: Backlog
     turns: TurnService
+    ends: TurnEnds
+    cancels: CancelService
 
 
 @asynccontextmanager
@@ -62,27 +67,33 @@ async def open_core(
             live_ttl_s=settings.live_ttl_s,
             ttl_s=settings.event_log_ttl_s,
         )
-        hub = await stack.enter_async_context(
-            FollowHub(
-                database=database,
-                feed=TurnFeed(subscriber, keys),
-                event_log=event_log,
-                buffer_bytes=settings.stream_buffer_bytes,
-            )
+        hub = FollowHub(
+            database=database,
+            feed=TurnFeed(subscriber, keys),
+            event_log=event_log,
+            buffer_bytes=settings.stream_buffer_bytes,
         )
+        await stack.enter_async_context(in_background(hub.run))
         backlog = Backlog(Limits.of(settings))
         turns = TurnService(
             database=database,
             dispatch=dispatch,
-            event_log=event_log,
-            control=control,
             hub=hub,
             metrics=metrics,
             backlog=backlog,
             queue_ttl_s=settings.queue_ttl_s,
-            cancel_wait_s=settings.cancel_wait_s,
         )
         stack.push_async_callback(turns.close)
+        ends = TurnEnds(database=database, dispatch=dispatch, event_log=event_log)
+        cancels = CancelService(
+            database=database,
+            control=control,
+            hub=hub,
+            turns=turns,
+            ends=ends,
+            metrics=metrics,
+            wait_s=settings.cancel_wait_s,
+        )
         yield Core(
             settings=settings,
             metrics=metrics,
@@ -96,4 +107,6 @@ async def open_core(
             hub=hub,
             backlog=backlog,
             turns=turns,
+            ends=ends,
+            cancels=cancels,
         )

@@ -51,7 +51,7 @@ _TELLINGS_NEEDED: Final = 2
 
 
 class FollowHub:
-    """All followers of a process. Run it as `async with`."""
+    """All followers of a process. `run` is its loop."""
 
     def __init__(
         self,
@@ -68,16 +68,6 @@ class FollowHub:
         self.is_draining = False
         self._followers: dict[UUID, set[Follower]] = {}
         self._awaited_ends: set[asyncio.Event] = set()
-        self._watch: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._watch = asyncio.create_task(self._watch_postgres())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
 
     def follow(self, turn: Turn, after: Cursor = START) -> Follower:
         """A reader of `turn` behind `after`; use it as `async with`."""
@@ -149,7 +139,8 @@ class FollowHub:
             if not followers:
                 del self._followers[follower.turn_id]
 
-    async def _watch_postgres(self) -> None:
+    async def run(self) -> None:
+        """Asks Postgres which followed turns have ended, until cancelled."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             self.feed.unsubscribe_idle()

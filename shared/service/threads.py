@@ -12,8 +12,8 @@ from shared.errors import ConcurrencyConflict, InvalidCursor, ThreadNotFound
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.cancel import CancelService
 from shared.service.cursor import decode_cursor, decode_seq, encode_cursor
-from shared.service.turns import TurnService
 from shared.turn.model import Principal
 
 UNCHANGED: Final = object()
@@ -23,9 +23,9 @@ _DELETE_TRIES: Final = 10
 class ThreadService:
     """Threads of one user. Rows come as records: the surface names their fields its own way."""
 
-    def __init__(self, database: Database, turns: TurnService) -> None:
+    def __init__(self, database: Database, cancels: CancelService) -> None:
         self._database = database
-        self._turns = turns
+        self._cancels = cancels
 
     async def create(
         self,
@@ -106,7 +106,7 @@ class ThreadService:
         await self.get(principal, thread_id)
         active_turn_id = None
         for _ in range(_DELETE_TRIES):
-            await self._turns.cancel_all_of_thread(principal, thread_id)
+            await self._cancels.cancel_all_of_thread(principal, thread_id)
             active_turn_id = await self._hide_if_idle(principal, thread_id)
             if active_turn_id is None:
                 return

@@ -1,4 +1,4 @@
-"""The life of a turn as callers see it: submit, get, list, wait, cancel."""
+"""Turns as callers see them: submit, get, list, wait. Cancels: `shared/service/cancel.py`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ from shared.postgres.pool import Database
 from shared.postgres.rows import accepted_turn, turn_from_row
 from shared.postgres.transaction import Transaction
 from shared.redis.connection import RedisReplyError
-from shared.redis.control import Control
 from shared.redis.dispatch import Dispatch, LineChange
-from shared.redis.event_log import EventLog
 from shared.service.backlog import Backlog
-from shared.service.follow import FollowHub, ended_event
-from shared.turn.events import Cursor, MessageDelta, Usage, decode_event, encode_event
-from shared.turn.messages import interrupted_response, preview, title
+from shared.service.follow import FollowHub
+from shared.turn.messages import preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
 
@@ -40,14 +37,8 @@ log = structlog.get_logger(__name__)
 MAX_REPLAYS_SOUGHT: Final = 4
 """While the queue is full, so many submits at a time are looked up by their idempotency keys; the
 others are refused like new ones, and may come again."""
-DELIVER_WAIT_S: Final = 0.05
-"""How long an acknowledged cancel waits for this process' readers to hear the end."""
 END_POLL_S: Final = 5.0
 """How often a waiting caller asks Postgres, should Redis not tell."""
-PUBLISH_TIMEOUT_S: Final = 1.0
-"""How long a turn's end waits for a Redis that hangs."""
-REDIS_AWAY_CANCEL_WAIT_S: Final = 2.5
-"""Without Redis a worker learns of a cancel by its heartbeat."""
 
 
 class TurnService:
@@ -58,23 +49,17 @@ class TurnService:
         *,
         database: Database,
         dispatch: Dispatch,
-        event_log: EventLog,
-        control: Control,
         hub: FollowHub,
         metrics: Metrics,
         backlog: Backlog,
         queue_ttl_s: float,
-        cancel_wait_s: float,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
-        self._event_log = event_log
-        self._control = control
         self._hub = hub
         self._metrics = metrics
         self._backlog = backlog
         self._queue_ttl_s = queue_ttl_s
-        self._cancel_wait_s = cancel_wait_s
         self._accepts = GroupCommit(database, "accept_turns")
         self._announcements: set[asyncio.Task[None]] = set()
         self._replays_sought = 0
@@ -265,15 +250,14 @@ class TurnService:
 
     async def wait(self, principal: Principal, turn: Turn, timeout_s: float) -> Turn:
         """The turn once it has ended, or as it is after `timeout_s`."""
-        return turn if turn.is_terminal else await self._await_end(principal, turn.id, timeout_s)
-
-    async def _await_end(self, principal: Principal, turn_id: UUID, timeout_s: float) -> Turn:
+        if turn.is_terminal:
+            return turn
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        async with self._hub.listen_for_end(turn_id) as ended:
+        async with self._hub.listen_for_end(turn.id) as ended:
             while True:
                 ended.clear()
-                turn = await self.get(principal, turn_id)
+                turn = await self.get(principal, turn.id)
                 left_s = deadline - loop.time()
                 if turn.is_terminal or left_s <= 0 or self._hub.is_draining:
                     return turn
@@ -283,175 +267,7 @@ class TurnService:
                 except TimeoutError:
                     continue
 
-    # -- cancel
-
-    async def cancel(
-        self, principal: Principal, turn_id: UUID, partial_text: str | None = None
-    ) -> Turn:
-        """Ends a turn; when this returns it is terminal and no delta of it is delivered any more.
-
-        A turn that has ended otherwise comes back as it is.
-
-        Raises:
-            TurnNotFound: unknown, deleted or somebody else's.
-        """
-        row = await self._database.for_tenant(principal).fetch_one(
-            "request_cancel", turn_id, principal.tenant_id, principal.user_id
-        )
-        if row is None:
-            return await self.get(principal, turn_id)
-        turn = turn_from_row(row)
-        if turn.is_terminal:
-            self._count_cancel("pending")
-            await self.publish_end(turn)
-        else:
-            turn = await self._cancel_running(principal, turn)
-        if turn.status is TurnStatus.CANCELLED:
-            # Of a turn that ended otherwise meanwhile, readers get every delta.
-            await self._hub.deliver_all(turn.id, DELIVER_WAIT_S)
-        if partial_text and turn.status is TurnStatus.CANCELLED:
-            await self._put_partial_text(turn, partial_text)
-            turn = await self.get(principal, turn_id)
-        return turn
-
-    async def cancel_thread(
-        self, principal: Principal, thread_id: UUID, partial_text: str | None = None
-    ) -> Turn | None:
-        """Cancels the thread's active turn; None when there is none.
-
-        Turns that wait behind it are left alone: Stop means the answer being written.
-        """
-        active = await self.find_active(principal, thread_id)
-        return None if active is None else await self.cancel(principal, active.id, partial_text)
-
-    async def cancel_all_of_thread(self, principal: Principal, thread_id: UUID) -> None:
-        """Cancels every active turn of a thread, the running one last."""
-        while True:
-            turns = await self.list_turns(
-                principal,
-                thread_id=thread_id,
-                status=TurnStatus.PENDING,
-                concurrency_key=None,
-                before_seq=None,
-                limit=100,
-            )
-            for turn in turns:
-                await self.cancel(principal, turn.id)
-            if turns:
-                continue
-            if await self.cancel_thread(principal, thread_id) is None:
-                return
-
-    async def _cancel_running(self, principal: Principal, turn: Turn) -> Turn:
-        heard = await self._signal_worker(turn)
-        if heard is None:
-            turn = await self._await_end(principal, turn.id, REDIS_AWAY_CANCEL_WAIT_S)
-        elif heard:
-            turn = await self._await_end(principal, turn.id, self._cancel_wait_s)
-        if turn.status is TurnStatus.CANCELLED:
-            self._metrics.cancels.labels(how="graceful").inc()
-        while not turn.is_terminal:
-            forced = await self._force_cancel(turn)
-            turn = forced or await self.get(principal, turn.id)
-        return turn
-
-    async def _signal_worker(self, turn: Turn) -> bool | None:
-        """Whether the turn's worker listens; None when Redis cannot tell."""
-        try:
-            return await self._control.cancel(turn.worker_id or "", turn.id)
-        except (RedisUnavailable, RedisReplyError):
-            return None
-
-    async def _force_cancel(self, turn: Turn) -> Turn | None:
-        if turn.status is not TurnStatus.RUNNING:
-            # It was handed back meanwhile: a pending turn is cancelled by the request itself.
-            row = await self._database.for_tenant(turn).fetch_one(
-                "request_cancel", turn.id, turn.tenant_id, turn.user_id
-            )
-        else:
-            text = await self._read_partial_text(turn, turn.attempt)
-            usage = Usage(output_tokens=len(text.split()))
-            row = await self._database.for_tenant(turn).fetch_one(
-                "force_cancel",
-                turn.id,
-                turn.tenant_id,
-                turn.attempt,
-                turn.planned_output_message_id if text else None,
-                text,
-                interrupted_response(text, turn.model_id),
-                usage.model_dump(by_alias=True),
-                preview(text),
-            )
-        if row is None:
-            return None
-        cancelled = turn_from_row(row)
-        if not cancelled.is_terminal:
-            return None
-        self._count_cancel("forced")
-        log.info("turn.cancel_forced", turn_id=str(turn.id), attempt=turn.attempt)
-        await self.publish_end(cancelled)
-        return cancelled
-
-    def _count_cancel(self, how: str) -> None:
-        """A cancel that ended the turn here, not in its worker."""
-        self._metrics.cancels.labels(how=how).inc()
-        self._metrics.turns_ended.labels(status=TurnStatus.CANCELLED).inc()
-
-    async def _read_partial_text(self, turn: Turn, attempt: int) -> str:
-        parts: list[str] = []
-        try:
-            async for batch in self._event_log.read_all(turn.id, Cursor(attempt, 0)):
-                if batch.attempt == attempt:
-                    events = (decode_event(payload) for payload in batch.payloads)
-                    parts += [event.text for event in events if isinstance(event, MessageDelta)]
-        except (RedisUnavailable, RedisReplyError):
-            log.warning("turn.partial_text_unread", turn_id=str(turn.id))
-        return "".join(parts)
-
-    async def keep_partial_text(self, turn: Turn, attempt: int) -> Turn:
-        """Gives a turn that was cancelled without its worker the text that `attempt` has logged."""
-        text = await self._read_partial_text(turn, attempt)
-        if not text:
-            return turn
-        await self._put_partial_text(turn, text)
-        row = await self._database.for_tenant(turn).fetch_one(
-            "get_turn_of_tenant", turn.id, turn.tenant_id
-        )
-        return turn if row is None else turn_from_row(row)
-
-    async def _put_partial_text(self, turn: Turn, text: str) -> None:
-        query = "replace_partial_text" if turn.output_message_id else "add_partial_text"
-        await self._database.for_tenant(turn).fetch_one(
-            query,
-            turn.tenant_id,
-            turn.id,
-            text,
-            interrupted_response(text, turn.model_id),
-            preview(text),
-        )
-
     # -- after a commit
-
-    async def publish_end(self, turn: Turn) -> None:
-        """Tells Redis of a turn that ended without its worker: closes its log, frees its slot.
-
-        Losing this loses nothing: readers ask Postgres, and the sweeper restores the line.
-        """
-        payload = encode_event(ended_event(turn))
-        try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                generation = await self._dispatch.read_generation()
-                if generation is not None:
-                    await self._event_log.open(
-                        turn.id, turn.attempt, generation, [payload], final=True
-                    )
-                await self._dispatch.settle(
-                    LineChange(
-                        turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id]
-                    )
-                )
-        except (RedisUnavailable, RedisReplyError, TimeoutError) as error:
-            log.warning("turn.end_unpublished", turn_id=str(turn.id), error=str(error))
 
     def _announce(self, change: LineChange) -> None:
         reply = self._dispatch.send_settle(change)

@@ -56,7 +56,7 @@ CRASH_POINTS: dict[str, CrashPoint] = {
         "api", "after", _TENANT_FETCH_ONE, "force_cancel", needs_result=True, stimulus="stubborn"
     ),
     "cancel, published, not answered": CrashPoint(
-        "api", "after", "shared.service.turns:TurnService.publish_end", stimulus="stubborn"
+        "api", "after", "shared.service.ends:TurnEnds.publish", stimulus="stubborn"
     ),
     # -- claim
     "claim, handed a turn, not claimed": CrashPoint(

@@ -120,7 +120,7 @@ async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
 
 
 def require_problem(answer: Answer, name: object = "") -> None:
-    """A 4xx in the surface's own dialect: what `CONTRACT` writes down for it."""
+    """A 4xx in the surface's own dialect."""
     told = (name, answer.status, answer.body[:300])
     assert 400 <= answer.status < 500, told
     assert answer.header("content-type") == "application/json", told

@@ -16,10 +16,7 @@ _ARCHITECTURE = Path("docs/architecture.md")
 _DOCUMENTS = [
     Path("README.md"),
     Path("SECURITY.md"),
-    _ARCHITECTURE,
-    Path("docs/hot-path.md"),
-    Path("docs/outbound.md"),
-    Path("docs/overload.md"),
+    *sorted(Path("docs").glob("*.md")),
     *sorted(Path("docs/decisions").glob("*.md")),
 ]
 _PATH = re.compile(r"`((?:api|benchmarks|deploy|docs|shared|tests|worker)/[\w./-]*)(?:::(\w+))?`")

@@ -15,6 +15,7 @@ from api.chat import messages, threads
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
 from api.problems import EXCEPTION_HANDLERS
+from api.state import ApiState
 from shared.metrics import Metrics
 from shared.service.api_keys import ApiKeys, create_api_key, create_tenant, create_user
 from shared.service.threads import ThreadService
@@ -52,20 +53,13 @@ def app(api: Api) -> Starlette:
         exception_handlers=dict(EXCEPTION_HANDLERS),
     )
     app.router.redirect_slashes = False  # a redirect would repeat the Host header
-    for name, value in {
-        "settings": api.settings,
-        "database": api.database,
-        "redis": api.connection,
-        "turns": api.turns,
-        "threads": ThreadService(api.database, api.turns),
-        "api_keys": ApiKeys(api.database, PEPPER),
-        "failed_credentials": FailedCredentials(0),
-        "metrics": Metrics(),
-        "draining": False,
-        "redis_was_fit": False,
-        "rate_limit": None,
-    }.items():
-        setattr(app.state, name, value)
+    state = ApiState(api.settings, Metrics(), FailedCredentials(0))
+    state.database = api.database
+    state.redis = api.connection
+    state.turns = api.turns
+    state.threads = ThreadService(api.database, api.cancels)
+    state.api_keys = ApiKeys(api.database, PEPPER)
+    app.state = state  # type: ignore[assignment]  # as `api.app.Application` has it
     return app
 
 

@@ -11,6 +11,7 @@ import pytest
 from shared.errors import ConcurrencyConflict
 from shared.ids import new_id
 from shared.postgres.queries import sql
+from shared.service import cancel as service
 from shared.service.threads import ThreadService
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -79,7 +80,10 @@ async def test_update(client: Client) -> None:
     assert (await client.get(url)).json() == changed
 
 
-async def test_delete_hides_everything(client: Client, api: Api, make_turn: Any) -> None:
+async def test_delete_hides_everything(
+    client: Client, api: Api, make_turn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CANCEL_PAGE", 2)
     thread = (await client.post(THREADS)).json()
     url = f"{THREADS}/{thread['id']}"
     who = Principal(client.tenant_id, client.user_id, new_id())
@@ -109,7 +113,7 @@ async def test_a_turn_accepted_during_the_delete_is_cancelled_too(
 ) -> None:
     thread_id = UUID((await client.post(THREADS)).json()["id"])
     who = Principal(client.tenant_id, client.user_id, new_id())
-    cancel_all = api.turns.cancel_all_of_thread
+    cancel_all = api.cancels.cancel_all_of_thread
     late: list[Turn] = []
 
     async def cancel_then_submit(principal: Principal, thread_id: UUID) -> None:
@@ -117,8 +121,8 @@ async def test_a_turn_accepted_during_the_delete_is_cancelled_too(
         if not late:
             late.append(await api.submit(make_turn(principal=who, thread=thread_id)))
 
-    monkeypatch.setattr(api.turns, "cancel_all_of_thread", cancel_then_submit)
-    await ThreadService(api.database, api.turns).delete(who, thread_id)
+    monkeypatch.setattr(api.cancels, "cancel_all_of_thread", cancel_then_submit)
+    await ThreadService(api.database, api.cancels).delete(who, thread_id)
     row = await api.database.for_tenant(who).fetch_one(
         "get_turn_of_tenant", late[0].id, who.tenant_id
     )
@@ -132,12 +136,17 @@ async def test_a_delete_gives_up_when_turns_keep_coming(
     thread_id = UUID((await client.post(THREADS)).json()["id"])
     who = Principal(client.tenant_id, client.user_id, new_id())
 
-    async def submit_instead(principal: Principal, thread_id: UUID) -> None:
-        await api.submit(make_turn(principal=who, thread=thread_id))
+    cancel = api.cancels.cancel
 
-    monkeypatch.setattr(api.turns, "cancel_all_of_thread", submit_instead)
+    async def cancel_and_submit(principal: Principal, turn_id: UUID) -> Turn:
+        cancelled = await cancel(principal, turn_id)
+        await api.submit(make_turn(principal=who, thread=thread_id))
+        return cancelled
+
+    await api.submit(make_turn(principal=who, thread=thread_id))
+    monkeypatch.setattr(api.cancels, "cancel", cancel_and_submit)
     with pytest.raises(ConcurrencyConflict):
-        await ThreadService(api.database, api.turns).delete(who, thread_id)
+        await ThreadService(api.database, api.cancels).delete(who, thread_id)
     assert (await client.get(f"{THREADS}/{thread_id}")).status_code == 200
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from api.chat.fast_get_turn import FastGetTurn
 from shared.errors import PostgresUnavailable
 from shared.ids import new_id
 from tests.integration.api_turns.conftest import AddUser, User
@@ -18,7 +19,6 @@ def fast_answers(app: Starlette, monkeypatch: pytest.MonkeyPatch) -> list[int | 
     """What the fast Get Turn has returned so far: a status, or None when it passed on."""
     answers: list[int | None] = []
     fast = app.state.fast_get_turn
-    app.state.fast_get_turn_itself = fast
 
     async def answer(*args: Any) -> int | None:
         answers.append(await fast(*args))
@@ -146,13 +146,13 @@ async def test_two_credentials_are_refused_also_when_the_first_is_empty(
 
 
 async def test_a_defect_in_the_fast_answer_leaves_it_to_the_ordinary_way(
-    user: User, app: Starlette, monkeypatch: pytest.MonkeyPatch, fast_answers: list[int | None]
+    user: User, monkeypatch: pytest.MonkeyPatch, fast_answers: list[int | None]
 ) -> None:
     turn = (await user.submit(await user.thread())).json()
 
     async def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.state.fast_get_turn_itself, "_render", fail)
+    monkeypatch.setattr(FastGetTurn, "_render", fail)
     assert (await user.get(f"/turns/{turn['id']}")).json()["id"] == turn["id"]
     assert fast_answers == [None]

@@ -34,7 +34,7 @@ def counts_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(self: BacklogCounter) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(BacklogCounter, "_run", never)
+    monkeypatch.setattr(BacklogCounter, "run", never)
 
 
 Count = Callable[[], Awaitable[float]]
@@ -209,7 +209,7 @@ async def assert_vital(app: Starlette, user: User, turn_id: str) -> None:
 def rated(app: Starlette) -> None:
     limit = RateLimit(5)
     assert isinstance(app, Application)
-    app.rate_limit = app.state.rate_limit = limit
+    app.state.rate_limit = limit
 
 
 def told(answered: httpx.Response) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A revoked key learns nothing more, not even from a request that was already waiting."""
+"""A revoked key learns nothing more, not even from a request or a stream that was there before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
+from tests.fixtures.waiting import wait_until
 from tests.integration.api_turns.conftest import User
 
 
@@ -30,3 +32,22 @@ async def test_a_long_poll_under_a_revoked_key_shows_nothing(
         await revoke_all(admin)
     assert poll.result().status_code == 401
     assert turn["id"] not in poll.result().text
+
+
+async def test_an_open_stream_under_a_revoked_key_ends_within_five_seconds(
+    user: User, app: Starlette, admin: Any
+) -> None:
+    turn = (await user.submit(await user.thread())).json()
+    path = f"/turns/{turn['id']}/events"
+    streams = app.state.admission.streams
+    async with asyncio.TaskGroup() as group:
+        stream = group.create_task(user.get(path))
+        await wait_until(lambda: streams.open == 1, "it is open")
+        await revoke_all(admin)
+        async with asyncio.timeout(5):
+            answered = await stream
+    assert answered.status_code == 200
+    assert answered.text.endswith("\n\n")
+    assert "stream.reconnect" not in answered.text, "it would be told to come again"
+    assert (await user.get(path)).status_code == 401
+    assert streams.open == 0

@@ -114,7 +114,7 @@ async def test_what_a_tenant_changes_is_recorded(
 ) -> None:
     await probes.install_trigger(admin)
     turn = await api.submit(make_turn())
-    await api.turns.cancel(principal, turn.id, None)
+    await api.cancels.cancel(principal, turn.id, None)
     changes = await read_all(admin, await clock_of(admin))
     assert [change.new for change in changes] == ["pending", "cancelled"]
 

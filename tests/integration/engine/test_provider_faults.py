@@ -423,7 +423,7 @@ async def test_a_cancel_closes_the_provider_s_call(
         (call,) = bench.provider.calls_of(name)
         assert not call.is_over
         asked_at = time.monotonic()
-        ended = await bench.api.turns.cancel(bench.principal, turn.id)
+        ended = await bench.api.cancels.cancel(bench.principal, turn.id)
         await wait_until(lambda call=call: call.is_over, "the call is closed", 5)
         assert call.ended_at is not None
         closed_s.append(call.ended_at - asked_at)
@@ -443,7 +443,7 @@ async def test_a_cancel_closes_the_provider_s_call(
 async def test_a_cancel_in_the_pause_before_a_retry_prevents_it(bench: Bench) -> None:
     turn, name = await bench.submit(B("status", status=429, retry_after="1"), B())
     await wait_until(lambda: [c for c in bench.provider.calls_of(name) if c.how], "it is refused")
-    await bench.api.turns.cancel(bench.principal, turn.id)
+    await bench.api.cancels.cancel(bench.principal, turn.id)
     assert (await bench.api.end_of(turn)).status == "cancelled"
     await asyncio.sleep(1.6)
     assert len(bench.provider.calls_of(name)) == 1

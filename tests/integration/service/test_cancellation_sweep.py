@@ -144,9 +144,9 @@ async def test_cancel_of_a_waiting_turn(
 
     async def check(number: int) -> None:
         await assert_clean(api)
-        assert (await api.turns.cancel(principal, turns[number].id)).status == "cancelled"
+        assert (await api.cancels.cancel(principal, turns[number].id)).status == "cancelled"
 
-    assert await sweep(lambda n: api.turns.cancel(principal, turns[n].id), check) >= 3
+    assert await sweep(lambda n: api.cancels.cancel(principal, turns[n].id), check) >= 3
 
 
 async def test_cancel_of_a_running_turn(
@@ -156,7 +156,7 @@ async def test_cancel_of_a_running_turn(
     turns: dict[int, Any] = {}
 
     async def cancel(number: int) -> None:
-        await api.turns.cancel(principal, turns[number].id)
+        await api.cancels.cancel(principal, turns[number].id)
 
     async def start(number: int) -> None:
         turn = await api.submit(make_turn(key=f"c{number}", deltas=2, hangAfter=1))
@@ -171,7 +171,7 @@ async def test_cancel_of_a_running_turn(
         await start(number)
         completed = await cancel_at(cancel(number), number)
         await assert_clean(api)
-        ended = await api.turns.cancel(principal, turns[number].id)
+        ended = await api.cancels.cancel(principal, turns[number].id)
         assert ended.status == "cancelled"
         if completed:
             return

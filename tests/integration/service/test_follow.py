@@ -6,11 +6,15 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from shared import background
 from shared.redis.connection import RedisConnection
 from shared.redis.event_log import READ_PAGE
+from shared.service import follow
 from shared.service.follow import Follower
 from shared.turn.events import Cursor, MessageDelta, encode_event
 from shared.turn.model import Principal, Turn
@@ -154,9 +158,25 @@ async def test_a_log_that_redis_refuses_to_read_is_told_from_postgres(
     turn, api = stage.turn, stage.api
     await api.connection.call("SET", api.keys.log(turn.id), "no log", "EX", 60)
     assert await stage.follower.read(0.1) == []
-    await api.turns.cancel(principal, turn.id)
+    await api.cancels.cancel(principal, turn.id)
     assert await stage.read(1, timeout_s=8) == [Cursor(1, 1)]
     assert stage.follower.is_done.is_set()
+
+
+async def test_an_end_is_learnt_from_postgres_though_a_look_at_it_has_failed(
+    stage: Stage, principal: Principal, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "WATCH_INTERVAL_S", 0.05)
+    monkeypatch.setattr(background, "RESTART_PAUSE_S", 0.05)
+    turn, api = stage.turn, stage.api
+    await api.connection.call("SET", api.keys.log(turn.id), "no log", "EX", 60)
+    assert await stage.follower.read(0.1) == []
+    await admin.execute("alter table turns rename to turns_meanwhile")
+    with capture_logs() as told:
+        await wait_until(lambda: told, "a look at the ended turns has failed")
+    await admin.execute("alter table turns_meanwhile rename to turns")
+    await api.cancels.cancel(principal, turn.id)
+    assert await stage.read(1, timeout_s=8) == [Cursor(1, 1)]
 
 
 async def test_a_reader_told_to_skip_to_the_end_does_not_rest_at_every_page(stage: Stage) -> None:

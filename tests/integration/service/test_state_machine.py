@@ -42,6 +42,8 @@ from shared.redis.scripts import Word
 from shared.redis.subscriber import Subscriber
 from shared.redis.turn_feed import TurnFeed
 from shared.service.backlog import Backlog, Limits
+from shared.service.cancel import CancelService
+from shared.service.ends import TurnEnds
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
 from shared.turn.events import START, MessageDelta, Usage, encode_event, is_ended
@@ -139,26 +141,34 @@ class Lives(RuleBasedStateMachine):
         self.dispatch = Dispatch(self.connection, self.keys)
         self.log = EventLog(self.connection, self.keys, max_bytes=10**6, live_ttl_s=300, ttl_s=300)
         control = Control(self.connection, self.keys)
+        hub = FollowHub(
+            database=servers.database,
+            feed=TurnFeed(Subscriber(servers.redis_url), self.keys),
+            event_log=self.log,
+            buffer_bytes=1,
+        )
         self.service = TurnService(
             database=servers.database,
             dispatch=self.dispatch,
-            event_log=self.log,
-            control=control,
-            hub=FollowHub(
-                database=servers.database,
-                feed=TurnFeed(Subscriber(servers.redis_url), self.keys),
-                event_log=self.log,
-                buffer_bytes=1,
-            ),
+            hub=hub,
             backlog=Backlog(Limits(0, 0, 0, deadline_s=1000.0)),
             queue_ttl_s=1000.0,
-            cancel_wait_s=0.1,
             metrics=Metrics(),
+        )
+        ends = TurnEnds(database=servers.database, dispatch=self.dispatch, event_log=self.log)
+        self.cancels = CancelService(
+            database=servers.database,
+            control=control,
+            hub=hub,
+            turns=self.service,
+            ends=ends,
+            metrics=Metrics(),
+            wait_s=0.1,
         )
         self.sweeper = Sweeper(
             database=servers.database,
             dispatch=self.dispatch,
-            turns=self.service,
+            ends=ends,
             metrics=Metrics(),
             interval_s=1.0,
         )
@@ -166,7 +176,7 @@ class Lives(RuleBasedStateMachine):
             database=servers.database,
             dispatch=self.dispatch,
             control=control,
-            turns=self.service,
+            ends=ends,
             metrics=Metrics(),
             worker_id="reaper",
             interval_s=1.0,
@@ -429,7 +439,7 @@ class Lives(RuleBasedStateMachine):
     @rule(place=st.integers(0, 20))
     def cancel(self, place: int) -> None:
         turn = list(self.turns.values())[place % len(self.turns)]
-        result = self.run(self.service.cancel(self.principal, turn.id))
+        result = self.run(self.cancels.cancel(self.principal, turn.id))
         if turn.status in TERMINAL:
             assert (result.status, result.attempt) == (turn.status, turn.attempt)
             return

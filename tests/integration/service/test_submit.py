@@ -92,7 +92,7 @@ async def test_a_rejected_key_may_be_used_again_and_an_accepted_one_replays(
     blocker = await api.submit(make_turn())
     with pytest.raises(ConcurrencyConflict):
         await api.turns.submit(attempt())
-    await api.turns.cancel(principal, blocker.id)
+    await api.cancels.cancel(principal, blocker.id)
     first = await api.turns.submit(attempt())
     again = await api.turns.submit(attempt())
     assert (first.replayed, again.replayed) == (False, True)

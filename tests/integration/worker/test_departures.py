@@ -14,7 +14,7 @@ from shared.postgres.pool import Database
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch
 from shared.redis.event_log import EventLog
-from shared.service.turns import TurnService
+from shared.service.ends import TurnEnds
 from shared.turn.events import START
 from shared.turn.model import Turn
 from shared.turn.state import TurnStatus
@@ -234,16 +234,16 @@ async def test_a_worker_outlives_a_postgres_that_fails_in_mid_takeover(
         while seen < 4:
             seen += sum(len(batch.payloads) for batch in await follower.read(5))
     await admin.execute("update turns set cancel_requested_at = now() where id = $1", cancelled.id)
-    keep, failures = TurnService.keep_partial_text, 0
+    keep, failures = TurnEnds.keep_partial_text, 0
 
-    async def fail_twice(self: TurnService, turn: Turn, attempt: int) -> Turn:
+    async def fail_twice(self: TurnEnds, turn: Turn, attempt: int) -> Turn:
         nonlocal failures
         failures += 1
         if failures <= 2:
             raise PostgresUnavailable
         return await keep(self, turn, attempt)
 
-    monkeypatch.setattr(TurnService, "keep_partial_text", fail_twice)
+    monkeypatch.setattr(TurnEnds, "keep_partial_text", fail_twice)
     await first.kill()
     await start_worker()
     ended = await api.end_of(cancelled)

@@ -172,7 +172,7 @@ async def test_a_cancel_without_redis_is_heard_by_the_heartbeat(
     turn = await api.submit(make_turn(deltas=4, hangAfter=2))
     await wait_until(lambda: has_said(api, turn, 3), "it streams")
     cut_off(redis_link)
-    cancelled = await api.turns.cancel(principal, turn.id)
+    cancelled = await api.cancels.cancel(principal, turn.id)
     assert (cancelled.status, cancelled.attempt) == (TurnStatus.CANCELLED, 1)
     assert await stored_text(api, turn) == text(2)
     redis_link.refuses = False

@@ -11,7 +11,7 @@ import pytest
 
 from shared.errors import RedisUnavailable
 from shared.redis.event_log import LogNames
-from shared.service.turns import TurnService
+from shared.service.cancel import CancelService
 from shared.turn.events import START, Cursor, MessageDelta, TurnEnded, TurnStarted
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -347,7 +347,7 @@ async def cancel_and_listen(
 ) -> tuple[Turn, float]:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    turn = await api.turns.cancel(principal, turn_id, partial)
+    turn = await api.cancels.cancel(principal, turn_id, partial)
     return turn, loop.time() - began
 
 
@@ -412,7 +412,7 @@ async def test_a_reader_that_lags_hears_no_delta_behind_the_acknowledgement(
     async with api.hub.follow(turn) as follower:
         await follower.read(5)
         await wait_until(lambda: has_said(api, turn, 10), "more is said than was read")
-        cancelled = await api.turns.cancel(principal, turn.id)
+        cancelled = await api.cancels.cancel(principal, turn.id)
         assert cancelled.status is TurnStatus.CANCELLED
         rest = []
         while not follower.is_done.is_set():
@@ -477,7 +477,7 @@ async def test_cancelling_what_has_ended_changes_nothing(
 ) -> None:
     await start_worker()
     turn = await api.end_of(await api.submit(make_turn()))
-    assert await api.turns.cancel(principal, turn.id, "x") == turn
+    assert await api.cancels.cancel(principal, turn.id, "x") == turn
 
 
 async def test_a_cancel_frees_the_key_for_the_next_turn(
@@ -487,8 +487,8 @@ async def test_a_cancel_frees_the_key_for_the_next_turn(
     first = await api.submit(make_turn(deltas=4, hangAfter=2))
     second, third = [await api.submit(make_turn()) for _ in range(2)]
     await wait_until(lambda: is_running(api, first), "the first runs")
-    await api.turns.cancel(principal, second.id)
-    await api.turns.cancel(principal, first.id)
+    await api.cancels.cancel(principal, second.id)
+    await api.cancels.cancel(principal, first.id)
     assert (await api.end_of(third, 1.0)).status is TurnStatus.COMPLETED
 
 
@@ -584,15 +584,15 @@ async def test_a_cancel_that_comes_too_late_takes_no_delta_from_a_slow_reader(
     principal: Principal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def let_it_end(self: TurnService, principal: Principal, turn: Turn) -> Turn:
-        return await self._await_end(principal, turn.id, 10)
+    async def let_it_end(self: CancelService, principal: Principal, turn: Turn) -> Turn:
+        return await self._turns.wait(principal, turn, 10)
 
-    monkeypatch.setattr(TurnService, "_cancel_running", let_it_end)
+    monkeypatch.setattr(CancelService, "_cancel_running", let_it_end)
     await start_worker(heartbeat_s=60.0, lease_s=120.0)  # which would tell it of the cancel
     turn = await api.submit(make_turn(deltas=30, intervalMs=10))
     async with api.hub.follow(turn) as reader:
         await reader.read(5)
-        ended = await api.turns.cancel(principal, turn.id)
+        ended = await api.cancels.cancel(principal, turn.id)
         assert ended.status is TurnStatus.COMPLETED
         events = 0
         while not reader.is_done.is_set():

@@ -1,4 +1,4 @@
-"""Which header decides, and what is no credential: RELIABILITY A01, A02, A16."""
+"""Which header decides, and what is no credential."""
 
 from __future__ import annotations
 

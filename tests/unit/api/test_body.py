@@ -1,4 +1,4 @@
-"""What a body may be, and what it may not: RELIABILITY S01–S08, S11."""
+"""What a body may be, and what it may not."""
 
 from __future__ import annotations
 

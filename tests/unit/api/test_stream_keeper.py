@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, cast
 from uuid import UUID
 
@@ -9,6 +11,8 @@ import pytest
 
 from api import stream_keeper
 from api.stream_keeper import StreamKeeper
+from shared import background
+from shared.background import in_background
 from shared.ids import new_id
 from shared.service.api_keys import ApiKeys
 from tests.fixtures.waiting import wait_until
@@ -47,8 +51,11 @@ class Stream:
         self.is_revoked = True
 
 
-def keeper(keys: Any) -> StreamKeeper:
-    return StreamKeeper(cast("ApiKeys", keys), look_interval_s=0.02)
+@contextlib.asynccontextmanager
+async def keeper(keys: Any) -> AsyncIterator[StreamKeeper]:
+    kept = StreamKeeper(cast("ApiKeys", keys), look_interval_s=0.02)
+    async with in_background(kept.run_looks, kept.run_checks):
+        yield kept
 
 
 async def test_every_stream_is_looked_at_until_it_is_removed() -> None:
@@ -69,6 +76,7 @@ async def test_streams_of_a_revoked_key_end_and_the_key_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream_keeper, "CREDENTIAL_CHECK_S", 0.01)
+    monkeypatch.setattr(background, "RESTART_PAUSE_S", 0.01)
     good, bad = new_id(), new_id()
     keys = Keys(good)
     keys.failures = [ZeroDivisionError()]

@@ -1,0 +1,55 @@
+"""What the handlers of an API process stand on. `api.app` fills it in, `app.state` holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+if TYPE_CHECKING:  # most of these ask for the state themselves
+    from api.admission import Admission, RateLimit
+    from api.chat.fast_get_turn import FastGetTurn
+    from api.failed_credentials import FailedCredentials
+    from api.sse import StreamContext
+    from shared.metrics import Metrics
+    from shared.postgres.pool import Database
+    from shared.redis.connection import RedisConnection
+    from shared.redis.event_log import EventLog
+    from shared.service.api_keys import ApiKeys
+    from shared.service.cancel import CancelService
+    from shared.service.follow import FollowHub
+    from shared.service.threads import ThreadService
+    from shared.service.turns import TurnService
+    from shared.settings import Settings
+
+
+@dataclass(slots=True)
+class ApiState:
+    """The first half is there from the beginning, the second only within the lifespan."""
+
+    settings: Settings
+    metrics: Metrics
+    failed_credentials: FailedCredentials
+    rate_limit: RateLimit | None = None
+    draining: bool = False
+    redis_was_fit: bool = False
+    """Redis has been seen to keep its keys: see `api.health`."""
+
+    database: Database = field(init=False)
+    redis: RedisConnection = field(init=False)
+    event_log: EventLog = field(init=False)
+    hub: FollowHub = field(init=False)
+    turns: TurnService = field(init=False)
+    cancels: CancelService = field(init=False)
+    threads: ThreadService = field(init=False)
+    api_keys: ApiKeys = field(init=False)
+    fast_get_turn: FastGetTurn = field(init=False)
+    admission: Admission = field(init=False)
+    streams: StreamContext = field(init=False)
+
+
+def state_of(request: Request) -> ApiState:
+    """The state of the process that serves `request`."""
+    state: ApiState = request.app.state
+    return state

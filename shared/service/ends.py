@@ -1,0 +1,89 @@
+"""What is owed for a turn that ended without a worker: its end in Redis, its partial text."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from shared.errors import RedisUnavailable
+from shared.postgres.pool import Database
+from shared.postgres.rows import turn_from_row
+from shared.redis.connection import RedisReplyError
+from shared.redis.dispatch import Dispatch, LineChange
+from shared.redis.event_log import EventLog
+from shared.service.follow import ended_event
+from shared.turn.events import Cursor, MessageDelta, decode_event, encode_event
+from shared.turn.messages import interrupted_response, preview
+from shared.turn.model import Turn
+
+log = structlog.get_logger(__name__)
+
+PUBLISH_TIMEOUT_S: Final = 1.0
+"""How long a turn's end waits for a Redis that hangs."""
+
+
+class TurnEnds:
+    """For cancels, takeovers and expiries, each of which has ended the turn in Postgres first."""
+
+    def __init__(self, *, database: Database, dispatch: Dispatch, event_log: EventLog) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._event_log = event_log
+
+    async def publish(self, turn: Turn) -> None:
+        """Tells Redis of a turn that ended without its worker: closes its log, frees its slot.
+
+        Losing this loses nothing: readers ask Postgres, and the sweeper restores the line.
+        """
+        payload = encode_event(ended_event(turn))
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                generation = await self._dispatch.read_generation()
+                if generation is not None:
+                    await self._event_log.open(
+                        turn.id, turn.attempt, generation, [payload], final=True
+                    )
+                await self._dispatch.settle(
+                    LineChange(
+                        turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id]
+                    )
+                )
+        except (RedisUnavailable, RedisReplyError, TimeoutError) as error:
+            log.warning("turn.end_unpublished", turn_id=str(turn.id), error=str(error))
+
+    async def read_partial_text(self, turn: Turn, attempt: int) -> str:
+        """The text that `attempt` has logged; what of it can be read, where Redis fails."""
+        parts: list[str] = []
+        try:
+            async for batch in self._event_log.read_all(turn.id, Cursor(attempt, 0)):
+                if batch.attempt == attempt:
+                    events = (decode_event(payload) for payload in batch.payloads)
+                    parts += [event.text for event in events if isinstance(event, MessageDelta)]
+        except (RedisUnavailable, RedisReplyError):
+            log.warning("turn.partial_text_unread", turn_id=str(turn.id))
+        return "".join(parts)
+
+    async def keep_partial_text(self, turn: Turn, attempt: int) -> Turn:
+        """Gives a turn that was cancelled without its worker the text that `attempt` has logged."""
+        text = await self.read_partial_text(turn, attempt)
+        if not text:
+            return turn
+        await self.put_partial_text(turn, text)
+        row = await self._database.for_tenant(turn).fetch_one(
+            "get_turn_of_tenant", turn.id, turn.tenant_id
+        )
+        return turn if row is None else turn_from_row(row)
+
+    async def put_partial_text(self, turn: Turn, text: str) -> None:
+        """Gives a cancelled turn this text, in place of any that it has. Others are left alone."""
+        query = "replace_partial_text" if turn.output_message_id else "add_partial_text"
+        await self._database.for_tenant(turn).fetch_one(
+            query,
+            turn.tenant_id,
+            turn.id,
+            text,
+            interrupted_response(text, turn.model_id),
+            preview(text),
+        )
