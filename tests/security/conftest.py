@@ -158,8 +158,22 @@ async def _make_keys(
         for kind in ("pat", "session"):
             for expires, revoked in (("1 day", None), ("1 day", "-1 s"), ("-1 s", None)):
                 made.append(await add_secret(admin, tenant_id, user_id, kind, expires, revoked))
-    claims = {"org": str(tenant_id), "sub": subject}
-    return Keys(*made, jwt=issuer.token(**claims), bad_jwts=issuer.bad_tokens(**claims))
+    claims: dict[str, Any] = {"org": str(tenant_id), "sub": subject}
+    good, revoked, expired, token, revoked_token, expired_token, *sessions = made
+    session, revoked_session, expired_session = sessions
+    return Keys(
+        good=good,
+        revoked=revoked,
+        expired=expired,
+        token=token,
+        revoked_token=revoked_token,
+        expired_token=expired_token,
+        session=session,
+        revoked_session=revoked_session,
+        expired_session=expired_session,
+        jwt=issuer.token(**claims),
+        bad_jwts=issuer.bad_tokens(**claims),
+    )
 
 
 async def add_secret(

@@ -83,7 +83,8 @@ async def test_two_tenants_of_one_name(call: Call) -> None:
     assert names[0] == "blue"
     assert names[1].startswith("blue-")
     assert len(set(names)) == 3
-    assert all(name in await call("tenant", "list") for name in names)
+    listed = await call("tenant", "list")
+    assert all(name in listed for name in names)
 
 
 async def test_passwords(
