@@ -208,6 +208,22 @@ async def test_open_streams_notice_a_revocation(
     await wait_until(closed, "the stream is told")
 
 
+async def test_what_is_cached_is_asked_for_without_any_stream(
+    database: Database, secret: str, admin: Any
+) -> None:
+    """Else a stream could begin out of the cache when the 5 s are nearly over."""
+    keys = ApiKeys(database, PEPPER)
+    assert await keys.find_revoked(set()) == set()
+    principal = await keys.authenticate(secret)
+    assert keys.find_known(f"Bearer {secret}".encode()) == principal
+    assert await keys.find_revoked(set()) == set()
+    await admin.execute("update api_keys set revoked_at = now()")
+    assert await keys.find_revoked(set()) == {principal.key_id}
+    assert keys.find_known(f"Bearer {secret}".encode()) is None
+    with pytest.raises(NotAuthenticated):
+        await keys.authenticate(secret)
+
+
 async def test_an_absent_postgres_is_no_verdict(settings: Any) -> None:
     async with Database("postgresql://nobody@127.0.0.1:1/none", size=1) as away:
         keys = ApiKeys(away, PEPPER)
