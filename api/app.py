@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
+from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
 from api.chat import messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
@@ -29,10 +30,21 @@ from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
+from shared.service.identity_provider import IdentityProvider
+from shared.service.passwords import Passwords
+from shared.service.sign_in import SignIn
 from shared.service.threads import ThreadService
+from shared.service.users import UserService
 from shared.settings import Settings
 
-OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+OPERATIONS = (
+    *threads.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *sign_in.OPERATIONS,
+    *users.OPERATIONS,
+    *access_tokens.OPERATIONS,
+)
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
 
@@ -101,6 +113,20 @@ def begin_drain(app: Application) -> None:
         app.state.hub.drain()
 
 
+async def _open_accounts(state: ApiState, stack: AsyncExitStack) -> None:
+    """What knows who asks."""
+    settings = state.settings
+    provider = IdentityProvider.from_settings(settings)
+    if provider is not None:
+        stack.push_async_callback(provider.close)
+    pepper = settings.key_pepper.get_secret_value().encode()
+    state.api_keys = await stack.enter_async_context(ApiKeys(state.database, pepper, provider))
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    state.sign_in = SignIn(state.database, passwords, settings)
+    state.users = UserService(state.database, state.api_keys, settings)
+
+
 @asynccontextmanager
 async def _lifespan(app: Application) -> AsyncIterator[None]:
     state = app.state
@@ -118,7 +144,7 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.turns = core.turns
         state.cancels = core.cancels
         state.threads = ThreadService(state.database, core.cancels)
-        state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
+        await _open_accounts(state, stack)
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)
         pressure = Pressure(core.turns.commit_wait_s, state.metrics)

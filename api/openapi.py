@@ -21,6 +21,8 @@ Answer = ASGIApp
 """A Starlette response, or anything else that can be called as one."""
 Handler = Callable[[Request], Awaitable[Answer]]
 EVENT_STREAM: Final = "text/event-stream"
+COOKIE: Final = "vai_token"
+"""The cookie of who has signed in."""
 _REF: Final = "#/components/schemas/{model}"
 
 
@@ -52,6 +54,8 @@ class Operation:
     )
     errors: tuple[int, ...] = ()
     """Statuses beyond those every operation of its kind has."""
+    is_public: bool = False
+    """Asked without a credential."""
 
     @property
     def operation_id(self) -> str:
@@ -135,9 +139,10 @@ def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
-        "security": [{"bearer": []}, {"apiKey": []}],
+        "security": [{"bearer": []}, {"apiKey": []}, {"cookie": []}],
     }
 
 
@@ -185,6 +190,8 @@ def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
             **{str(status): response for status, response in _errors(operation, schemas)},
         },
     }
+    if operation.is_public:
+        described["security"] = []
     if description := inspect.getdoc(operation.handler):
         described["description"] = description
     if operation.body is not None:
@@ -231,6 +238,8 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
 
 def _errors(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict[str, Any]]]:
     statuses = {401, 429, 500, 503, *operation.errors}
+    if operation.method != "GET":
+        statuses |= {403}  # signed in by a cookie, and sent by another site
     if operation.path_parameters:
         statuses |= {404, 422}
     if operation.query is not None:

@@ -31,10 +31,12 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.IdempotencyKeyReused: 422,
     errors.NotAuthenticated: 401,
     errors.TooManyFailures: 429,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
     errors.ConcurrencyConflict: 409,
+    errors.TooManyTokens: 409,
     errors.CursorExpired: 410,
     errors.QueueFull: 429,
     errors.RateLimitExceeded: 429,
@@ -43,6 +45,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.TurnFailed: 500,  # never reaches HTTP: it is stored on the turn
     errors.PostgresUnavailable: 503,
     errors.RedisUnavailable: 503,
+    errors.IdentityProviderUnavailable: 503,
 }
 
 

@@ -7,6 +7,7 @@ that leaves, or that stops reading for `send_timeout_s`, loses its response and 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -60,6 +61,7 @@ class EventStreamResponse:
         "_follower",
         "_is_old",
         "_limit",
+        "_max_age_s",
         "_must_speak",
         "_position",
         "_receive",
@@ -87,6 +89,9 @@ class EventStreamResponse:
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.encode(), value.encode()))
         self.key_id: UUID = principal.key_id
+        self._max_age_s = context.settings.stream_max_age_s
+        if principal.expires_at is not None:  # nobody but the token itself knows when it ends
+            self._max_age_s = min(self._max_age_s, principal.expires_at - time.time())
         self._context = context
         self._follower = follower
         self._encoder = encoder
@@ -146,7 +151,7 @@ class EventStreamResponse:
             is_ours = self._receive is None
             if not is_ours and now - self._sending_since >= settings.send_timeout_s:
                 self._limit.reschedule(now)
-        elif now - self._began >= settings.stream_max_age_s:
+        elif now - self._began >= self._max_age_s:
             self._is_old = True
             self._follower.interrupt()
         elif now - self._spoke >= settings.keep_alive_s:

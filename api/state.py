@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.service.api_keys import ApiKeys
     from shared.service.cancel import CancelService
     from shared.service.follow import FollowHub
+    from shared.service.sign_in import SignIn
     from shared.service.threads import ThreadService
     from shared.service.turns import TurnService
+    from shared.service.users import UserService
     from shared.settings import Settings
 
 
@@ -44,6 +46,8 @@ class ApiState:
     cancels: CancelService = field(init=False)
     threads: ThreadService = field(init=False)
     api_keys: ApiKeys = field(init=False)
+    sign_in: SignIn = field(init=False)
+    users: UserService = field(init=False)
     fast_get_turn: FastGetTurn = field(init=False)
     admission: Admission = field(init=False)
     streams: StreamContext = field(init=False)

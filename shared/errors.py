@@ -9,10 +9,12 @@ TurnkeepError
 │   │   └── IdempotencyKeyReused
 │   ├── NotAuthenticated
 │   ├── TooManyFailures
+│   ├── Forbidden
 │   ├── NotFound
 │   │   ├── ThreadNotFound
 │   │   └── TurnNotFound
 │   ├── ConcurrencyConflict
+│   ├── TooManyTokens
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
 │   ├── QueueFull
@@ -22,7 +24,8 @@ TurnkeepError
 ├── TurnFailed               stored on the turn; reaches clients as an event
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
-    └── RedisUnavailable
+    ├── RedisUnavailable
+    └── IdentityProviderUnavailable
 
 Requests to addresses that tenants choose have their own: `shared/outbound/errors.py`.
 """
@@ -112,6 +115,12 @@ class TooManyFailures(RequestRejected):
         self.retry_after_s = retry_after_s
 
 
+class Forbidden(RequestRejected):
+    """Known, but not allowed: not by this kind of credential, or not from another site."""
+
+    code = "forbidden"
+
+
 class NotFound(RequestRejected):
     """The thing does not exist, or belongs to someone else: the two look alike on purpose."""
 
@@ -145,6 +154,15 @@ class ConcurrencyConflict(RequestRejected):
         """`turn_id` is None when the active turn is another user's: keys are the tenant's."""
         super().__init__("Thread already has an active turn")
         self.turn_id = turn_id
+
+
+class TooManyTokens(RequestRejected):
+    """The user has as many valid access tokens as one may."""
+
+    code = "too_many_tokens"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"You have {most} valid access tokens; revoke one first")
 
 
 class CursorExpired(RequestRejected):
@@ -228,3 +246,9 @@ class RedisUnavailable(DependencyUnavailable):
     """Redis refuses, times out, or lost the connection."""
 
     code = "redis_unavailable"
+
+
+class IdentityProviderUnavailable(DependencyUnavailable):
+    """The identity provider's keys cannot be read, and those we have are too old, if any."""
+
+    code = "identity_provider_unavailable"

@@ -1,8 +1,8 @@
 """All configuration, read once from the environment in a `__main__` and passed down.
 
 Every variable starts with `TURNKEEP_`; `python -m shared.settings` prints them with defaults.
-Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …). `state_dir`, `workers` and
-`dev_api_key` are listed for completeness: only `make run` and the seed read them.
+Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …). `state_dir`, `workers`,
+`dev_api_key` and `dev_password` are here for completeness: only `make run` and the seed read them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import re
 import sys
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_JWKS_URL: Final = re.compile(
+    r"(?:https://|http://(?:localhost|127\.0\.0\.1|\[::1\])(?=[:/]))[^\s@#]+"
+)
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._:/+-]*")
 
 
@@ -50,10 +53,35 @@ class Settings(BaseSettings):
     # -- credentials
     key_pepper: SecretStr = Field(min_length=16, description="Keys the hashes of API keys")
     dev_api_key: SecretStr | None = Field(default=None, description="Of the development user")
-
+    dev_password: SecretStr | None = Field(default=None, description="Of the same")
     auth_failures_per_minute: int = Field(
         default=120, ge=0, description="Per address and API process, then 429; 0: no limit"
     )
+
+    # -- signing in: docs/credentials.md
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s@?#]+$",
+        description="Where browsers find the API: https://chat.example.org",
+    )
+    session_ttl_s: int = Field(
+        default=604_800, ge=60, le=31_536_000, description="After signing in"
+    )
+    login_attempts: int = Field(
+        default=10, ge=0, description="Wrong passwords of an account, then 429; 0: no limit"
+    )
+    login_window_s: int = Field(default=900, ge=1, description="In which they are counted")
+    jwt_issuer: str | None = Field(default=None, description="Takes its tokens as credentials")
+    jwt_audience: str | None = Field(default=None, description="What they must be made for")
+    jwt_jwks_url: str | None = Field(default=None, description="Its keys: https://…")
+    jwt_jwks_file: Path | None = Field(default=None, description="Its keys, instead of the URL")
+    jwt_algorithms: frozenset[Literal["RS256", "ES256", "EdDSA"]] = Field(
+        default=frozenset({"RS256", "ES256", "EdDSA"}), min_length=1, description="JSON list"
+    )
+    jwt_max_validity_s: int = Field(default=86_400, ge=60, description="A longer one is refused")
+    jwt_tenant: str | None = Field(default=None, description="Of all its users: short name or id")
+    jwt_tenant_claim: str | None = Field(default=None, description="Or the claim that names it")
+    jwt_auto_provision: bool = Field(default=False, description="Makes users it vouches for")
 
     # -- turns
     lease_s: float = Field(default=8.0, gt=0)
@@ -120,6 +148,20 @@ class Settings(BaseSettings):
         default=None, description="Egress proxy: http(s)://[user:password@]host:port"
     )
 
+    @model_validator(mode="after")
+    def _require_all_about_the_issuer(self) -> Self:
+        if self.jwt_issuer is None:
+            return self
+        if not self.jwt_audience:
+            raise ValueError("TURNKEEP_JWT_AUDIENCE must be set with TURNKEEP_JWT_ISSUER")
+        if (self.jwt_jwks_url is None) == (self.jwt_jwks_file is None):
+            raise ValueError("one of TURNKEEP_JWT_JWKS_URL and TURNKEEP_JWT_JWKS_FILE must be set")
+        if (self.jwt_tenant is None) == (self.jwt_tenant_claim is None):
+            raise ValueError("one of TURNKEEP_JWT_TENANT and TURNKEEP_JWT_TENANT_CLAIM must be set")
+        if self.jwt_jwks_url is not None and not _JWKS_URL.fullmatch(self.jwt_jwks_url):
+            raise ValueError("TURNKEEP_JWT_JWKS_URL must be https://… (http:// on loopback only)")
+        return self
+
     def model_prefixes(self) -> tuple[str, ...]:
         """Prefixes of `modelId` that this deployment can run, `scripted` first."""
         configured = {
@@ -149,6 +191,9 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         for item in error.errors(include_url=False, include_input=False):
+            if not item["loc"]:  # about several at once: it names them
+                sys.stderr.write(f"turnkeep: {item['msg'].removeprefix('Value error, ')}\n")
+                continue
             name = ".".join(str(part) for part in item["loc"])
             variable = name if name.isupper() else f"TURNKEEP_{name.upper()}"
             sys.stderr.write(f"turnkeep: {variable}: {item['msg']}\n")

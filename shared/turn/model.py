@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -29,11 +29,18 @@ SUPPORTED_CONFLICT_POLICIES = (ConflictPolicy.ENQUEUE, ConflictPolicy.REJECT)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: one user of one tenant, known by one credential."""
+    """Who asks: one user of one tenant, known by one credential.
+
+    `key_id` is the credential's id; of a provider's token, which has none here, the user's.
+    """
 
     tenant_id: UUID
     user_id: UUID
     key_id: UUID
+    timezone: str | None = field(default=None, compare=False)
+    """The user's own, as IANA names it; at most 5 s old."""
+    expires_at: float | None = field(default=None, compare=False)
+    """Unix time at which a provider's token ends; credentials of ours are asked for instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ no valid request cannot be attacked either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from starlette.routing import Route as StarletteRoute
 
 from api.app import OPERATIONS
 from api.openapi import EVENT_STREAM, Operation
+from shared.ids import new_id
 from tests.security.wire import Headers, Request
 
 CHAT = "/api/v1/chat"
@@ -24,6 +25,16 @@ _TURN_BODY: dict[str, Any] = {"message": "x", "modelId": "scripted"}
 
 PUBLIC = {"GET /livez", "GET /readyz", "GET /metrics", "GET /openapi.json"}
 """Asked without a credential, by operators: `SECURITY.md` says not to show them to strangers."""
+
+LOGIN = "POST /api/v1/auth/login"
+ASKED_BY_ANYBODY = {LOGIN}
+"""Operations that make somebody known, and so cannot ask who it is."""
+BY_SESSION_ALONE = {"POST /api/v1/auth/logout"}
+NOT_BY_PAT = {"POST /api/v1/access-tokens"}
+"""Answered 403 to credentials of other kinds, or of this one."""
+PASSWORD = "the password of them all"
+_TOKENS = "/api/v1/access-tokens"
+_ME = "/api/v1/users/me"
 
 VALID: dict[str, tuple[int, dict[str, Any] | None]] = {
     "GET /livez": (200, None),
@@ -45,6 +56,15 @@ VALID: dict[str, tuple[int, dict[str, Any] | None]] = {
     f"GET {_TURN}": (200, None),
     f"GET {_TURN}/events": (200, None),
     f"POST {_TURN}/cancel": (200, {"partialText": "x"}),
+    LOGIN: (204, {"email": "u0@example.org", "password": PASSWORD}),
+    "POST /api/v1/auth/logout": (204, None),
+    "GET /api/v1/auth/me": (200, None),
+    f"GET {_ME}": (200, None),
+    f"PATCH {_ME}": (200, {"name": "x"}),
+    f"PATCH {_ME}/preferences": (200, {"timezone": "UTC"}),
+    f"POST {_TOKENS}": (201, {"name": "x"}),
+    f"GET {_TOKENS}": (200, None),
+    f"DELETE {_TOKENS}/{{token_id}}": (204, None),
 }
 """Route → status and body of a valid request, on a thread with a pending turn."""
 
@@ -55,6 +75,7 @@ class Place:
 
     thread_id: str
     turn_id: str
+    token_id: str = field(default_factory=lambda: str(new_id()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +95,7 @@ class Route:
 
     @property
     def is_public(self) -> bool:
-        return self.name in PUBLIC
+        return self.name in PUBLIC | ASKED_BY_ANYBODY
 
     @property
     def has_body(self) -> bool:
@@ -92,6 +113,13 @@ class Route:
     def status(self) -> int:
         return VALID[self.name][0]
 
+    def status_for(self, kind: str) -> int:
+        """Of a valid request under a kind of credential: `cookie`, `pat` or another."""
+        is_refused = (self.name in BY_SESSION_ALONE and kind != "cookie") or (
+            self.name in NOT_BY_PAT and kind == "pat"
+        )
+        return 403 if is_refused else self.status
+
     @property
     def body(self) -> dict[str, Any] | None:
         return VALID[self.name][1]
@@ -102,7 +130,9 @@ class Route:
 
     def request(self, place: Place, credential: Headers) -> Request:
         """A valid request."""
-        path = self.path.format(thread_id=place.thread_id, turn_id=place.turn_id)
+        path = self.path.format(
+            thread_id=place.thread_id, turn_id=place.turn_id, token_id=place.token_id
+        )
         request = Request(self.method.encode(), path.encode(), credential)
         if self.body is None:
             return request

@@ -36,5 +36,7 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert failed_credentials.WINDOW_S == 60
     assert fields["host"].default == "127.0.0.1"
     assert fields["redis_prefix"].default == "tk"
-    assert (api_keys.SECRET_PREFIX, api_keys._SHOWN_CHARS) == ("vai_sk_", 12)
+    prefixes = (api_keys.SECRET_PREFIX, api_keys.TOKEN_PREFIX, api_keys.SESSION_PREFIX)
+    assert (prefixes, api_keys._SHOWN_CHARS) == (("vai_sk_", "vai_pat_", "vai_ses_"), 12)
+    assert (fields["login_attempts"].default, fields["login_window_s"].default) == (10, 900)
     assert len(_GUIDE.splitlines()) <= 120

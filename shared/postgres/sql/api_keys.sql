@@ -1,27 +1,45 @@
 -- name: find_api_key :one engine
--- The key a credential's hash stands for, with what may make it invalid. $1 hash   -- scope: system
-select k.id, k.tenant_id, k.user_id, k.key_hash
+-- The credential a hash stands for, and the time zone of its user; no row where anything makes it
+-- invalid. $1 hash   -- scope: system
+select k.id, k.tenant_id, k.user_id, k.key_hash, u.timezone
 from api_keys k
+join users u on u.id = k.user_id
+join tenants n on n.id = k.tenant_id
 where k.key_hash = $1
     and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now());
+    and (k.expires_at is null or k.expires_at > now())
+    and u.disabled_at is null and n.disabled_at is null;
 
--- name: is_api_key_valid :one tenant
--- Whether a key may still be used; asked after a long wait. $1 key  $2 tenant
+-- name: list_valid_credentials :many engine
+-- Which of these may still be used: credentials of ours, and users whom a provider's token names.
+-- One question for all that a process has open. $1 credentials   -- scope: system
 select k.id
 from api_keys k
-where k.id = $1 and k.tenant_id = $2
-    and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now());
-
--- name: list_valid_api_keys :many engine
--- Which of these keys may still be used; one question for all open streams. $1 keys
--- -- scope: system
-select k.id
-from api_keys k
+join users u on u.id = k.user_id
+join tenants n on n.id = k.tenant_id
 where k.id = any($1::uuid[])
     and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now());
+    and (k.expires_at is null or k.expires_at > now())
+    and u.disabled_at is null and n.disabled_at is null
+union all
+select u.id
+from users u
+join tenants n on n.id = u.tenant_id
+where u.id = any($1::uuid[]) and u.subject is not null
+    and u.disabled_at is null and n.disabled_at is null;
+
+-- name: note_key_uses :exec engine
+-- Writes down that these were used, to the minute. Rows that another process writes at this moment
+-- are left to it: nobody waits, nobody deadlocks. $1 credentials   -- scope: system
+update api_keys k
+set last_used_at = now()
+where k.id in (
+    select u.id
+    from api_keys u
+    where u.id = any($1::uuid[])
+        and coalesce(u.last_used_at, '-infinity') < now() - interval '50 s'
+    for no key update skip locked
+);
 
 -- name: add_api_key :one engine
 -- Writes a key down, or makes the same user's same secret valid again; no row = another user's.
@@ -40,21 +58,15 @@ where k.id = $1
 returning k.id;
 
 -- name: list_api_keys :many engine
--- Keys of everybody or of one tenant, newest first. $1 tenant?
+-- Credentials of everybody or of one tenant, newest first, without sessions. $1 tenant?
 select
-    k.id, k.tenant_id, k.prefix, k.name, k.created_at, k.expires_at, k.revoked_at,
-    u.email, n.name as tenant
+    k.id, k.tenant_id, k.prefix, k.name, k.token_type, k.created_at, k.expires_at, k.revoked_at,
+    k.last_used_at, u.email, n.slug as tenant
 from api_keys k
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
-where $1::uuid is null or k.tenant_id = $1
+where ($1::uuid is null or k.tenant_id = $1) and k.token_type <> 'session'
 order by k.id desc;
-
--- name: find_user :one engine
--- A user by address. $1 tenant  $2 address
-select u.id
-from users u
-where u.tenant_id = $1 and u.email = $2;
 
 -- name: revoke_other_keys :many engine
 -- Revokes the keys of one name but for one secret: the development key was changed.
@@ -64,16 +76,32 @@ set revoked_at = now()
 where k.tenant_id = $1 and k.name = $2 and k.key_hash <> $3 and k.revoked_at is null
 returning k.id;
 
--- name: add_tenant :one engine
--- Makes a tenant. $1 id  $2 name   -- scope: system
-insert into tenants (id, name)
-values ($1, $2)
-on conflict (id) do update set name = excluded.name
-returning id;
+-- name: add_access_token :one tenant
+-- A personal token, unless its user has as many valid ones as one may; no row then.
+-- $1 id  $2 tenant  $3 user  $4 hash  $5 first characters  $6 name  $7 days it is valid  $8 most
+insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name, token_type, expires_at)
+select $1, $2, $3, $4, $5, $6, 'pat', now() + make_interval(days => $7)
+where (
+    select count(*)
+    from api_keys k
+    where k.tenant_id = $2 and k.user_id = $3 and k.token_type = 'pat'
+        and k.revoked_at is null and k.expires_at > now()
+) < $8::integer
+returning id, name, prefix, token_type, created_at, expires_at, last_used_at, revoked_at;
 
--- name: add_user :one engine
--- Makes a user; the same address again is the same user. $1 id  $2 tenant  $3 address  $4 name
-insert into users (id, tenant_id, email, name)
-values ($1, $2, $3, $4)
-on conflict (tenant_id, email) do update set name = excluded.name
-returning id;
+-- name: list_access_tokens :many tenant
+-- A user's keys and tokens, newest first, behind a place. $1 tenant  $2 user  $3 id?  $4 most
+select
+    k.id, k.name, k.prefix, k.token_type, k.created_at, k.expires_at, k.last_used_at, k.revoked_at
+from api_keys k
+where k.tenant_id = $1 and k.user_id = $2 and k.token_type <> 'session'
+    and k.id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+order by k.id desc
+limit $4;
+
+-- name: revoke_access_token :one tenant
+-- Ends one of a user's own keys or tokens for good; no row = there is none. $1 id  $2 tenant  $3 user
+update api_keys k
+set revoked_at = coalesce(k.revoked_at, now())
+where k.id = $1 and k.tenant_id = $2 and k.user_id = $3 and k.token_type <> 'session'
+returning k.id;

@@ -53,7 +53,10 @@ BY_KEY = {
     "list_output_messages": {"turns_pkey", "messages_by_turn"},
     "replace_partial_text": {"turns_pkey", "messages_pkey", "threads_pkey"},
     "add_partial_text": {"turns_pkey", "threads_pkey"},
-    "is_api_key_valid": {"api_keys_pkey"},
+    "find_api_key": {"api_keys_key_hash_key", "users_pkey", "tenants_pkey"},
+    "list_valid_credentials": {"api_keys_pkey", "users_pkey", "tenants_pkey"},
+    "get_me": {"users_pkey", "tenants_pkey", "api_keys_pkey"},
+    "list_access_tokens": {"api_keys_by_user"},
 }
 
 RARE = {"force_cancel", "replace_partial_text", "add_partial_text"}

@@ -27,7 +27,10 @@ PROTECTED = {
     "api_keys", "concurrency_limits", "idempotency_keys", "messages", "outbox", "tenants",
     "threads", "turns", "usage", "users",
 }  # fmt: skip
-OPEN = {"schema_migrations": "says which files ran; the tenants' role may not even read it"}
+OPEN = {
+    "schema_migrations": "says which files ran; the tenants' role may not even read it",
+    "login_attempts": "counts before anybody is known; the same",
+}
 KEY = "crm"
 TENANT_QUERIES = {name: query for name, query in load_queries().items() if query.role == "tenant"}
 
@@ -135,11 +138,20 @@ ASKS: dict[str, Arguments] = {
     "replace_partial_text": lambda who, its: (who.tenant_id, its.cancelled, "x", {}, "x"),
     "add_partial_text": lambda who, its: (who.tenant_id, its.silent, "x", {}, "x"),
     "list_output_messages": lambda who, its: (who.tenant_id, its.cancelled),
-    "is_api_key_valid": lambda who, its: (its.owner.key_id, who.tenant_id),
+    "get_me": lambda who, its: (who.tenant_id, its.owner.user_id, its.owner.key_id),
+    "update_user": lambda who, its: (
+        who.tenant_id, its.owner.user_id, True, "stolen", False, None, False, None,
+    ),
+    "list_access_tokens": lambda who, its: (who.tenant_id, who.user_id, None, 9),
+    "revoke_access_token": lambda who, its: (its.owner.key_id, who.tenant_id, who.user_id),
     "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
     "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
 }  # fmt: skip
-READS_NOTHING = {"lock_concurrency_key": "an advisory lock", "create_thread": "see below"}
+READS_NOTHING = {
+    "lock_concurrency_key": "an advisory lock",
+    "create_thread": "see below",
+    "add_access_token": "see below",
+}
 
 
 def without_conditions(query: Query) -> Query:
@@ -222,6 +234,32 @@ async def test_nobody_makes_a_thread_for_another(
             )
         errors.add((str(refused.value), refused.value.detail))
     assert len(errors) == 1, "who exists elsewhere and who does not are told the same"
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_makes_a_token_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for who in (stranger, colleague):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await database.for_tenant(who).fetch_one(
+                "add_access_token", new_id(), theirs.owner.tenant_id, theirs.owner.user_id, b"h",
+                "p", "n", 1, 100,
+            )  # fmt: skip
+    assert await snapshot(admin) == before
+
+
+async def test_a_colleague_sees_neither_the_user_nor_their_keys(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    before = await snapshot(admin)
+    for name in ("get_me", "update_user", "list_access_tokens", "revoke_access_token"):
+        monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
+        args = ASKS[name](colleague, theirs)
+        assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
     assert await snapshot(admin) == before
 
 
@@ -352,6 +390,10 @@ async def test_the_role_can_do_little(admin: Any, database_url: str) -> None:
             "select key_hash from api_keys",
             "insert into api_keys default values",
             "select * from users",
+            "select password_hash from users",
+            "update users set disabled_at = null",
+            "update api_keys set expires_at = null",
+            "select * from login_attempts",
             "select * from schema_migrations",
             "update turns set user_id = user_id",
         ):
