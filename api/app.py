@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
 from api.admission import Admission, RateLimit
-from api.chat import messages, threads, turns
+from api.artifacts import operations as artifacts
+from api.chat import attachments, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -22,16 +23,26 @@ from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.sse import StreamContext
 from api.stream_keeper import StreamKeeper
+from shared.files.object_store import ObjectStore
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
+from shared.service.artifacts import ArtifactService
+from shared.service.attachments import AttachmentService
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
+from shared.service.doorbell import Doorbell
 from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
 from shared.settings import Settings
 
-OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+OPERATIONS = (
+    *threads.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *attachments.OPERATIONS,
+    *artifacts.OPERATIONS,
+)
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
 
@@ -117,6 +128,11 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.hub = core.hub
         state.turns = core.turns
         state.threads = ThreadService(state.database, state.turns)
+        state.objects = ObjectStore(settings)
+        state.artifacts = ArtifactService(state.database, state.objects)
+        state.attachments = AttachmentService(
+            state.database, Doorbell(core.connection, core.keys).ring
+        )
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)

@@ -33,6 +33,10 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.NotFound: 404,
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
+    errors.MessageNotFound: 404,
+    errors.ArtifactNotFound: 404,
+    errors.AttachmentNotFound: 404,
+    errors.FileTooLarge: 413,
     errors.ConcurrencyConflict: 409,
     errors.CursorExpired: 410,
     errors.QueueFull: 429,
@@ -42,6 +46,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.TurnFailed: 500,  # never reaches HTTP: it is stored on the turn
     errors.PostgresUnavailable: 503,
     errors.RedisUnavailable: 503,
+    errors.ObjectStoreUnavailable: 503,
 }
 
 

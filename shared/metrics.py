@@ -54,6 +54,10 @@ class Metrics:
         self.takeovers = Counter(
             "turnkeep_takeovers", "Turns taken from lost workers", ["cause"], registry=registry
         )
+        self.ingestions = Counter(
+            "turnkeep_ingestions", "Files whose text was to be read", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
         self.rebuilds = Counter(
             "turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres", registry=registry
         )

@@ -113,13 +113,18 @@ async def _make_keys(database: Database, product: Product, tenant_id: Any, user_
 
 
 async def make_place(client: Client) -> Place:
-    """A fresh thread with a pending turn."""
+    """A fresh thread with a pending turn, and an artifact attached to it."""
     thread = await client.post(f"{CHAT}/threads")
     thread_id = thread.json["id"]
     body = {"message": "x", "modelId": "scripted"}
     turn = await client.post(f"{CHAT}/threads/{thread_id}/turns", body)
     assert turn.status == 202, turn.body
-    return Place(thread_id, turn.json["id"])
+    artifact = await client.post("/api/v1/artifacts", {"kind": "text", "content": "x"})
+    artifact_id = artifact.json["id"]
+    path = f"{CHAT}/threads/{thread_id}/attachments?artifact_id={artifact_id}"
+    attachment = await client.post(path)
+    assert attachment.status == 201, attachment.body
+    return Place(thread_id, turn.json["id"], artifact_id, attachment.json["id"])
 
 
 class Unharmed:
