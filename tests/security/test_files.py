@@ -19,8 +19,8 @@ NAMES = [
     "../../etc/passwd", "..%2f..%2fetc", "%2e%2e/", "..\\..\\x", "/abs", "C:\\x", ".", "..", "...",
     "CON", "nul.txt", "-rf", "a\u202egpj.exe", "a\u200b\u2066.txt", "\ufeff", "a;b=c", "a'b.txt",
     "x" * 255, "ü" * 255, "x" * 250 + ".html", "a.html", ".htaccess", "~", "$(id)", "`id`", "|id",
-    "a\tb", "a\x1b[2Jb", "a\x7f", "<script>", "{{7*7}}", "${jndi:ldap://x}", "%s%n", "=cmd|' /C'!A0",
-    "' or 1=1 --", "😀.png", "a.tar.gz", " a ", "\u2028", "a%0d%0aset-cookie: x=y",
+    "a\tb", "a\x1b[2Jb", "a\x7f", "<script>", "{{7*7}}", "${jndi:ldap://x}", "%s%n",
+    "=cmd|' /C'!A0", "' or 1=1 --", "😀.png", "a.tar.gz", " a ", "\u2028", "a%0d%0aset-cookie: x=y",
 ]  # fmt: skip
 BYTES = {
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",

@@ -346,6 +346,8 @@ def _part(options: bytes, data: bytes = b"y") -> bytes:
     return b"content-disposition: form-data; " + options + b"\r\n\r\n" + data
 
 
+_JSON = (b"content-type", b"application/json")
+_FORM_TYPE = b"multipart/form-data"
 _A_FILE = _part(b'name="file"; filename="a"')
 _HUGE = b"--x\r\n" + _part(b'name="file"; filename="a"', b"y" * MIB)
 FORMS = [
@@ -380,11 +382,10 @@ FORMS = [
         ("JSON", lambda r: r.without(b"content-type").with_headers(_JSON), 415),
         ("no type", lambda r: r.without(b"content-type"), 415),
         ("two types", lambda r: r.with_headers(_JSON), 415),
-        ("no boundary", lambda r: _typed_form(r, b"multipart/form-data"), 415),
-        ("long boundary", lambda r: _typed_form(r, b"multipart/form-data; boundary=" + b"x" * 71), 415),
+        ("no boundary", lambda r: _typed_form(r, _FORM_TYPE), 415),
+        ("long boundary", lambda r: _typed_form(r, _FORM_TYPE + b"; boundary=" + b"x" * 71), 415),
     )
 ]  # fmt: skip
-_JSON = (b"content-type", b"application/json")
 
 
 def _typed_form(request: Request, kind: bytes) -> Request:

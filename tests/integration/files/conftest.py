@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def objects(app: Starlette) -> Callable[[], list[Path]]:
     return lambda: [path for path in folder.rglob("*") if path.is_file()]
 
 
-Upload = Callable[..., Awaitable[dict[str, Any]]]
+Upload = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
 
 
 @pytest.fixture
