@@ -49,12 +49,14 @@ select
     a.mime_type, coalesce(a.original_filename, a.title) as file_name, a.size_bytes,
     case when a.kind = 'file' then f.ingestion_status else {ingestion:completed} end as ingestion_status
 from attachments at
-join threads th on th.id = at.thread_id
 join artifacts a on a.id = at.artifact_id
 left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
 where at.id = $1
+    and (at.tenant_id = $2 and at.deleted_at is null) is true
     and (
-        at.tenant_id = $2 and th.user_id = $3 and at.deleted_at is null and th.deleted_at is null
+        select th.user_id = $3 and th.deleted_at is null
+        from threads th
+        where th.id = at.thread_id
     ) is true;
 
 -- name: list_attachments :many tenant
@@ -79,19 +81,19 @@ limit $5;
 with gone as (
     update attachments at
     set deleted_at = now(), updated_at = now()
-    from threads th
-    where at.id = $1 and th.id = at.thread_id
+    where at.id = $1
+        and (at.tenant_id = $2 and at.deleted_at is null) is true
         and (
-            at.tenant_id = $2 and th.user_id = $3
-            and at.deleted_at is null and th.deleted_at is null
+            select th.user_id = $3 and th.deleted_at is null
+            from threads th
+            where th.id = at.thread_id
         ) is true
     returning at.id, at.thread_id
 ),
 counted as (
     update threads th
     set attachment_count = th.attachment_count - 1
-    from gone g
-    where th.id = g.thread_id and (th.tenant_id = $2) is true
+    where th.id = (select g.thread_id from gone g) and (th.tenant_id = $2) is true
 )
 select g.id
 from gone g;

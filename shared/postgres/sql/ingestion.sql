@@ -40,7 +40,10 @@ next as (
     select f.tenant_id, f.sha256
     from stored_files f
     join chosen c on c.tenant_id = f.tenant_id and c.sha256 = f.sha256
-    where f.ingestion_status in ({ingestion:pending}, {ingestion:processing}) and (f.ingestion_due_at <= now()) is true
+    where (
+        f.ingestion_status in ({ingestion:pending}, {ingestion:processing})
+        and f.ingestion_due_at <= now()
+    ) is true
     for update of f skip locked
 )
 update stored_files f

@@ -59,10 +59,9 @@ BY_KEY = {
     "get_artifact": {"artifacts_pkey", "stored_files_pkey"},
     "find_message_of_thread": {"messages_pkey"},
     "get_attachment": FILES | {"attachments_pkey"},
-    "list_attachments": FILES | {"attachments_by_thread"},
-    "list_attached_texts": FILES | {"attachments_by_thread"},
+    "list_attachments": FILES | {"attachments_by_thread", "attachments_once"},
+    "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},
     "delete_attachment": {"attachments_pkey", "threads_pkey"},
-    "claim_ingestion": {"stored_files_waiting", "stored_files_pkey"},
     "finish_ingestion": {"stored_files_pkey"},
     "postpone_ingestion": {"stored_files_pkey"},
 }
