@@ -143,6 +143,7 @@ class Admission:
     def __init__(self, settings: Settings, metrics: Metrics, pressure: Pressure) -> None:
         self.streams = Seats(settings.max_streams, settings.max_streams_per_key)
         self.polls = Seats(settings.max_polls, 0)
+        self.transfers = Seats(settings.max_transfers, math.ceil(settings.max_transfers / 4))
         self._pressure = pressure
         self._metrics = metrics
         metrics.open_polls.set_function(lambda: self.polls.open)
@@ -181,3 +182,15 @@ class Admission:
             self._metrics.refusals.labels(reason="polls").inc()
             return None
         return self.polls.hold(key_id)
+
+    def transfer(self, key_id: UUID) -> Seat:
+        """Holds a seat while a file is on its way; one credential gets a quarter of them.
+
+        Raises:
+            Saturated: there is none.
+        """
+        if self.transfers.is_full or self.transfers.is_full_for(key_id):
+            raise Saturated(
+                "Too many files are on their way", reason="transfers", retry_after_s=soon_s()
+            )
+        return self.transfers.hold(key_id)

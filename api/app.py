@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from api import health, metrics
 from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
-from api.chat import messages, threads, turns
+from api.artifacts import operations as artifacts
+from api.chat import attachments, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -25,11 +26,15 @@ from api.sse import StreamContext
 from api.state import ApiState
 from api.stream_keeper import StreamKeeper
 from shared.background import in_background
+from shared.files.object_store import ObjectStore
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
+from shared.service.artifacts import ArtifactService
+from shared.service.attachments import AttachmentService
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
+from shared.service.doorbell import Doorbell
 from shared.service.identity_provider import IdentityProvider
 from shared.service.passwords import Passwords
 from shared.service.sign_in import SignIn
@@ -41,6 +46,8 @@ OPERATIONS = (
     *threads.OPERATIONS,
     *messages.OPERATIONS,
     *turns.OPERATIONS,
+    *attachments.OPERATIONS,
+    *artifacts.OPERATIONS,
     *sign_in.OPERATIONS,
     *users.OPERATIONS,
     *access_tokens.OPERATIONS,
@@ -144,6 +151,11 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.turns = core.turns
         state.cancels = core.cancels
         state.threads = ThreadService(state.database, core.cancels)
+        state.objects = ObjectStore(settings)
+        state.artifacts = ArtifactService(state.database, state.objects)
+        state.attachments = AttachmentService(
+            state.database, Doorbell(core.connection, core.keys).ring
+        )
         await _open_accounts(state, stack)
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)

@@ -45,6 +45,8 @@ class Operation:
     tag: str
     summary: str
     body: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
+    """In place of `body`: what `multipart/form-data` carries."""
     also_documents: tuple[type[BaseModel], ...] = ()
     """Models that the body's schema refers to by name."""
     query: type[BaseModel] | None = None
@@ -171,7 +173,7 @@ def _collect_schemas(operations: Iterable[Operation]) -> _Schemas:
         (Problem, "serialization"),
     ]
     for operation in operations:
-        asked = (operation.body, operation.query, *operation.also_documents)
+        asked = (operation.body, operation.form, operation.query, *operation.also_documents)
         wanted += [(model, "validation") for model in asked if model is not None]
         answered = operation.responses.values()
         wanted += [(model, "serialization") for model in answered if isinstance(model, type)]
@@ -199,6 +201,12 @@ def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
         described["requestBody"] = {
             "required": False,
             "content": {"application/json": {"schema": schema}},
+        }
+    if operation.form is not None:
+        schema = schemas.of(operation.form, "validation")
+        described["requestBody"] = {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": schema}},
         }
     return described
 
@@ -244,7 +252,7 @@ def _errors(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict
         statuses |= {404, 422}
     if operation.query is not None:
         statuses |= {422}
-    if operation.body is not None:
+    if operation.body is not None or operation.form is not None:
         statuses |= {408, 413, 415, 422}
     for status in sorted(statuses):
         model = ValidationProblem if status == 422 else Problem

@@ -35,6 +35,10 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.NotFound: 404,
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
+    errors.MessageNotFound: 404,
+    errors.ArtifactNotFound: 404,
+    errors.AttachmentNotFound: 404,
+    errors.FileTooLarge: 413,
     errors.ConcurrencyConflict: 409,
     errors.TooManyTokens: 409,
     errors.CursorExpired: 410,
@@ -46,6 +50,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.PostgresUnavailable: 503,
     errors.RedisUnavailable: 503,
     errors.IdentityProviderUnavailable: 503,
+    errors.ObjectStoreUnavailable: 503,
 }
 
 

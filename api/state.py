@@ -12,11 +12,14 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from api.chat.fast_get_turn import FastGetTurn
     from api.failed_credentials import FailedCredentials
     from api.sse import StreamContext
+    from shared.files.object_store import ObjectStore
     from shared.metrics import Metrics
     from shared.postgres.pool import Database
     from shared.redis.connection import RedisConnection
     from shared.redis.event_log import EventLog
     from shared.service.api_keys import ApiKeys
+    from shared.service.artifacts import ArtifactService
+    from shared.service.attachments import AttachmentService
     from shared.service.cancel import CancelService
     from shared.service.follow import FollowHub
     from shared.service.sign_in import SignIn
@@ -45,6 +48,9 @@ class ApiState:
     turns: TurnService = field(init=False)
     cancels: CancelService = field(init=False)
     threads: ThreadService = field(init=False)
+    objects: ObjectStore = field(init=False)
+    artifacts: ArtifactService = field(init=False)
+    attachments: AttachmentService = field(init=False)
     api_keys: ApiKeys = field(init=False)
     sign_in: SignIn = field(init=False)
     users: UserService = field(init=False)

@@ -12,7 +12,11 @@ TurnkeepError
 │   ├── Forbidden
 │   ├── NotFound
 │   │   ├── ThreadNotFound
-│   │   └── TurnNotFound
+│   │   ├── TurnNotFound
+│   │   ├── MessageNotFound
+│   │   ├── ArtifactNotFound
+│   │   └── AttachmentNotFound
+│   ├── FileTooLarge
 │   ├── ConcurrencyConflict
 │   ├── TooManyTokens
 │   └── CursorExpired
@@ -25,7 +29,8 @@ TurnkeepError
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
     ├── RedisUnavailable
-    └── IdentityProviderUnavailable
+    ├── IdentityProviderUnavailable
+    └── ObjectStoreUnavailable
 
 Requests to addresses that tenants choose have their own: `shared/outbound/errors.py`.
 """
@@ -145,6 +150,42 @@ class TurnNotFound(NotFound):
         super().__init__("Turn not found")
 
 
+class MessageNotFound(NotFound):
+    """No such message in this thread."""
+
+    code = "message_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Message not found")
+
+
+class ArtifactNotFound(NotFound):
+    """No such artifact of this tenant."""
+
+    code = "artifact_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Artifact not found")
+
+
+class AttachmentNotFound(NotFound):
+    """No such attachment in this user's threads."""
+
+    code = "attachment_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Attachment not found")
+
+
+class FileTooLarge(RequestRejected):
+    """A file has more bytes than it may."""
+
+    code = "file_too_large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"A file may have at most {max_bytes} bytes")
+
+
 class ConcurrencyConflict(RequestRejected):
     """`onConflict: reject` met an active turn on the same concurrency key."""
 
@@ -252,3 +293,9 @@ class IdentityProviderUnavailable(DependencyUnavailable):
     """The identity provider's keys cannot be read, and those we have are too old, if any."""
 
     code = "identity_provider_unavailable"
+
+
+class ObjectStoreUnavailable(DependencyUnavailable):
+    """The store of files refuses, times out, or has lost what it was given."""
+
+    code = "object_store_unavailable"

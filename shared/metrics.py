@@ -40,6 +40,9 @@ class Metrics:
             "turnkeep_fenced_commits", "Results refused because the attempt was over"
         )
         self.takeovers = counter("turnkeep_takeovers", "Turns taken from lost workers", ["cause"])
+        self.ingestions = counter(
+            "turnkeep_ingestions", "Files whose text was to be read", ["outcome"]
+        )
         self.rebuilds = counter("turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres")
         self.cancels = counter("turnkeep_cancels", "Cancels that ended a turn", ["how"])
         """`how`: pending (nobody ran it), graceful (its worker ended it), forced (it did not)."""

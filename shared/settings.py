@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(description="Redis 7 or Valkey: redis://, rediss:// or unix://")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    state_dir: Path = Field(default=Path(".turnkeep"), description="Data of `make run`")
+    state_dir: Path = Field(default=Path(".turnkeep"), description="Data of `make run`; files")
 
     # -- processes
     api_processes: int = Field(default=1, ge=1, le=64)
@@ -137,6 +137,32 @@ class Settings(BaseSettings):
     max_streams: int = Field(default=20_000, ge=0, description="Open ones, per API process")
     max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")
     max_connections: int = Field(default=30_000, ge=0, description="Per API process")
+
+    # -- files
+    objects_url: str | None = Field(
+        default=None,
+        pattern=r"^(?:s3://[a-z0-9][a-z0-9.-]+(?:/.*)?|file:///.+)$",
+        description="s3://bucket/prefix or file:///folder; else `objects` in the state directory",
+    )
+    objects_endpoint: str | None = Field(default=None, description="S3: https://…, if not AWS")
+    objects_region: str | None = Field(default=None, description="S3")
+    objects_access_key_id: SecretStr | None = Field(default=None, description="S3")
+    objects_secret_access_key: SecretStr | None = Field(default=None, description="S3")
+    max_upload_bytes: int = Field(default=52_428_800, ge=1024, description="Of one file")
+    max_transfers: int = Field(
+        default=64, ge=0, description="Files on their way in or out, per API process; 0 is no limit"
+    )
+    ingestion_concurrency: int = Field(default=1, ge=0, le=16, description="Per worker")
+    ingestion_memory_bytes: int = Field(
+        default=536_870_912, ge=134_217_728, description="Address space of a reading process"
+    )
+    ingestion_cpu_s: int = Field(default=60, ge=1, description="Of a reading process")
+    ingestion_timeout_s: float = Field(default=120.0, gt=0, description="Of a reading process")
+    ingestion_poll_s: float = Field(default=2.0, gt=0, description="When no job rings")
+    ingestion_wait_s: float = Field(
+        default=10.0, ge=0, description="How long a turn waits for texts still being read"
+    )
+    extracted_text_max_bytes: int = Field(default=1_048_576, ge=1024, description="Then it is cut")
 
     # -- requests to addresses that tenants choose, of which there are none yet: docs/outbound.md
     outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")

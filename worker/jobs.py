@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
 from arq import cron
 from arq.cron import CronJob
+from arq.worker import Function, func
 
-from shared.jobs import PURGE_IDEMPOTENCY_KEYS
+from shared.errors import ObjectStoreUnavailable
+from shared.files.object_store import ObjectStore, StoredObject
+from shared.jobs import COLLECT_OBJECTS, INGEST_FILES, PURGE_IDEMPOTENCY_KEYS
 from shared.postgres.pool import Database
 from shared.settings import Settings
+from worker.ingestion.ingester import Ingester
 
 log = structlog.get_logger(__name__)
 
 PURGE_PAGE: Final = 5000
+OBJECT_GRACE: Final = timedelta(days=1)
+"""An object that no row names after so long never will be: its upload has failed."""
 
 
 async def purge_idempotency_keys(ctx: dict[Any, Any]) -> int:
@@ -33,6 +41,37 @@ async def purge_idempotency_keys(ctx: dict[Any, Any]) -> int:
             return total
 
 
+async def collect_objects(ctx: dict[Any, Any]) -> int:
+    """Deletes stored objects that no row names; returns how many."""
+    objects: ObjectStore = ctx["objects"]
+    total = 0
+    try:
+        async for page in objects.list_pages():
+            for key in await _find_unnamed(ctx["database"], page):
+                await objects.delete(key)
+                total += 1
+    except ObjectStoreUnavailable as error:
+        log.warning("objects.not_collected", error=str(error))
+    log.info("objects.collected", count=total)
+    return total
+
+
+async def _find_unnamed(database: Database, page: Sequence[StoredObject]) -> list[str]:
+    before = datetime.now(UTC) - OBJECT_GRACE
+    keys = [stored.key for stored in page if stored.stored_at < before]
+    rows = await database.fetch_many("find_unnamed_objects", keys) if keys else []
+    return [row["object_key"] for row in rows]
+
+
+async def ingest_files(ctx: dict[Any, Any]) -> None:
+    """Somebody has attached a file: what to do stands in Postgres."""
+    ingester: Ingester = ctx["ingester"]
+    ingester.wake()
+
+
+FUNCTIONS: Final[Sequence[Function]] = [func(ingest_files, name=INGEST_FILES, timeout=10)]
+
+
 def cron_jobs() -> list[CronJob]:
     """Jobs that arq starts by the clock, once for all workers."""
     return [
@@ -43,5 +82,13 @@ def cron_jobs() -> list[CronJob]:
             minute=17,
             timeout=300,
             max_tries=1,
-        )
+        ),
+        cron(
+            collect_objects,
+            name=COLLECT_OBJECTS,
+            hour=3,
+            minute=41,
+            timeout=3600,
+            max_tries=1,
+        ),
     ]

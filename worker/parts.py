@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from shared.files.object_store import ObjectStore
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.redis.control import Control
@@ -20,6 +21,7 @@ from shared.settings import Settings
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter
 from worker.held_turns import HeldTurns
+from worker.ingestion.ingester import Ingester
 from worker.lease import Heartbeat
 from worker.reaper import Reaper
 from worker.sweeper import Sweeper
@@ -45,6 +47,8 @@ class WorkerParts:
     reaper: Reaper
     sweeper: Sweeper
     engines: Engines
+    objects: ObjectStore
+    ingester: Ingester
     metrics: Metrics
 
 
@@ -60,6 +64,10 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         )
         engines = Engines(settings)
         stack.push_async_callback(engines.aclose)
+        objects = ObjectStore(settings)
+        ingester = Ingester(
+            database=core.database, objects=objects, settings=settings, metrics=metrics
+        )
         sweeper = Sweeper(
             database=core.database,
             dispatch=core.dispatch,
@@ -93,6 +101,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
                 engines=engines,
                 metrics=metrics,
                 settings=settings,
+                on_file_awaited=ingester.wake,
             ),
             heartbeat=Heartbeat(
                 database=core.database,
@@ -116,5 +125,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             ),
             sweeper=sweeper,
             engines=engines,
+            objects=objects,
+            ingester=ingester,
             metrics=metrics,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
@@ -24,6 +24,7 @@ from shared.postgres.pool import Database
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.settings import Settings
+from shared.turn.attached import AttachedText
 from shared.turn.events import (
     MessageDelta,
     ReasoningDelta,
@@ -38,6 +39,7 @@ from shared.turn.messages import preview
 from shared.turn.model import ClaimedTurn, duration_s
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
+from worker.attachments import as_instructions, count_tokens, read_attached
 from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
@@ -74,6 +76,7 @@ class TurnRunner:
         engines: Engines,
         metrics: Metrics,
         settings: Settings,
+        on_file_awaited: Callable[[], None],
     ) -> None:
         self._database = database
         self._dispatch = dispatch
@@ -81,6 +84,7 @@ class TurnRunner:
         self._engines = engines
         self._metrics = metrics
         self._settings = settings
+        self._on_file_awaited = on_file_awaited
         self._endings = GroupCommit(database, "end_turns")
         self._histories = Histories(
             database,
@@ -119,17 +123,20 @@ class TurnRunner:
             TurnFailed: the model or the settings are no good.
         """
         rows = await self._load_history(turn) if turn.has_history else []
-        earlier = newest_within(
-            [dict(row) for row in rows],
-            budget_for(turn.model_id, self._settings.history_max_tokens),
-        )
+        max_tokens = budget_for(turn.model_id, self._settings.history_max_tokens)
+        instructions = turn.instructions
+        if turn.has_attachments:
+            attached = await self._load_attached(turn, max_tokens // 2)
+            max_tokens -= count_tokens(attached)
+            instructions = "\n\n".join(filter(None, [instructions, as_instructions(attached)]))
+        earlier = newest_within([dict(row) for row in rows], max_tokens)
         request = EngineRequest(
             turn_id=turn.id,
             thread_id=turn.thread_id,
             tenant_id=turn.tenant_id,
             model_id=turn.model_id,
             settings=turn.settings,
-            instructions=turn.instructions,
+            instructions=instructions or None,
             history=[_as_model_message(row) for row in earlier],
             prompt=turn.prompt,
         )
@@ -139,6 +146,19 @@ class TurnRunner:
         while True:
             try:
                 return await self._histories.read(turn)
+            except PostgresUnavailable:
+                await asyncio.sleep(COMMIT_RETRY_S)
+
+    async def _load_attached(self, turn: ClaimedTurn, max_tokens: int) -> list[AttachedText]:
+        while True:
+            try:
+                return await read_attached(
+                    self._database,
+                    turn,
+                    max_tokens,
+                    wait_s=self._settings.ingestion_wait_s,
+                    on_waiting=self._on_file_awaited,
+                )
             except PostgresUnavailable:
                 await asyncio.sleep(COMMIT_RETRY_S)
 

@@ -24,7 +24,7 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import IdleConnection, LineChange, ReadyTurns
 from shared.turn.model import ClaimedTurn
 from worker.held_turns import HeldTurn, StopReason
-from worker.jobs import cron_jobs
+from worker.jobs import FUNCTIONS, cron_jobs
 from worker.parts import WorkerParts
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ class TurnWorker(Worker):
             health_check_interval=10,
         )
         super().__init__(
+            functions=FUNCTIONS,
             cron_jobs=cron_jobs(),
             redis_pool=ArqRedis(
                 connection_pool=pool,
@@ -63,7 +64,12 @@ class TurnWorker(Worker):
             queue_name=parts.keys.jobs,
             job_serializer=serialize_job,
             job_deserializer=deserialize_job,
-            ctx={"database": parts.database, "settings": settings},
+            ctx={
+                "database": parts.database,
+                "settings": settings,
+                "objects": parts.objects,
+                "ingester": parts.ingester,
+            },
             # Trap: a lost worker's job reruns after its timeout + 10 s, with no owner token.
             # Nothing here may be rerun by arq.
             max_tries=1,
@@ -106,6 +112,7 @@ class TurnWorker(Worker):
             parts.heartbeat.run(),
             parts.reaper.run(),
             parts.sweeper.run(),
+            parts.ingester.run(),
             self._run_jobs(),
         )
         control = parts.subscriber.subscribe_soon(

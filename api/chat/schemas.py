@@ -7,16 +7,19 @@ Specification: the VirtuousAI chat reference; what it leaves open is in `README.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
-from uuid import UUID
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field
 
+from api.chat.file_parts import MAX_FILES, read_file_part
 from api.validation import QueryInt
+from api.wire import Model as _Model
+from api.wire import id_text as _id
+from api.wire import instant as _time
+from api.wire import to_json as to_json
 from shared.errors import InvalidRequest
-from shared.turn.model import ConflictPolicy
+from shared.turn.model import ConflictPolicy, NewFile
 from shared.turn.model import Turn as StoredTurn
 from shared.turn.state import TurnStatus
 
@@ -26,10 +29,6 @@ MAX_OBJECT_BYTES: Final = 16_384
 MAX_TEXT_CHARS: Final = 200_000
 MAX_KEY_CHARS: Final = 255
 _MESSAGES: Final = ("body", "messages")
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
 
 
 def _small_object(value: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +173,7 @@ class CancelTurn(_Model):
 
 
 class UIMessage(_Model):
-    """A message of the AI SDK. Of the parts only text is used; files are refused for now."""
+    """A message of the AI SDK. Of the parts text is used, and files with `data:` URLs."""
 
     id: str = ""
     role: Literal["user", "assistant", "system"]
@@ -201,8 +200,8 @@ class SubmitTurn(_Model):
     idempotency_key: str | None = None
     on_conflict: ConflictPolicy = ConflictPolicy.ENQUEUE
 
-    def user_text(self) -> tuple[str, str | None]:
-        """The user's text, and the client's own id of the message if it sent one.
+    def user_message(self) -> UserMessage:
+        """What the user said and brought along.
 
         Raises:
             InvalidRequest: nothing usable, or something that would have to be dropped.
@@ -211,48 +210,63 @@ class SubmitTurn(_Model):
             raise InvalidRequest(("body", "trigger"), "regenerate-message is not supported yet")
         if self.messages:
             loc: tuple[str | int, ...] = (*_MESSAGES, len(self.messages) - 1)
-            text, message_id = _read_message(self.messages[-1], loc)
+            said = _read_message(self.messages[-1], loc)
         elif isinstance(self.message, dict):
             loc = ("body", "message")
-            text, message_id = _read_message(self.message, loc)
+            said = _read_message(self.message, loc)
         else:
             loc = ("body", "content" if self.message is None else "message")
-            text, message_id = self.message or self.content or "", None
-        if not text.strip():
-            raise InvalidRequest(_MESSAGES, "A user message with text is required", "missing")
-        if len(text) > MAX_TEXT_CHARS:
+            said = UserMessage(self.message or self.content or "")
+        if not said.text.strip():
+            if not said.files:
+                raise InvalidRequest(_MESSAGES, "A user message with text is required", "missing")
+            names = ", ".join(file.name for file in said.files)
+            said = said._replace(text=f"({names})")  # no provider takes an empty message
+        if len(said.text) > MAX_TEXT_CHARS:
             msg = f"The text should have at most {MAX_TEXT_CHARS} characters"
             raise InvalidRequest(loc, msg, "string_too_long")
-        return text, message_id
+        return said
 
 
-def _read_message(message: Any, loc: tuple[str | int, ...]) -> tuple[str, str | None]:
+class UserMessage(NamedTuple):
+    """The text of a message, the client's own id of it if it sent one, and its files."""
+
+    text: str
+    client_id: str | None = None
+    files: tuple[NewFile, ...] = ()
+
+
+def _read_message(message: Any, loc: tuple[str | int, ...]) -> UserMessage:
     if not isinstance(message, dict):
         raise InvalidRequest(loc, "Input should be a valid dictionary", "dict_type")
     if message.get("role", "user") != "user":
         raise InvalidRequest(_MESSAGES, "The last message must be the user's", "value_error")
     message_id = message.get("id")
-    text = _join_texts(message, loc)
-    return text, message_id if isinstance(message_id, str) and message_id else None
+    known_id = message_id if isinstance(message_id, str) and message_id else None
+    files: list[NewFile] = []
+    text = _join_texts(message, loc, files)
+    return UserMessage(text, known_id, tuple(files))
 
 
-def _join_texts(message: dict[str, Any], loc: tuple[str | int, ...]) -> str:
+def _join_texts(message: dict[str, Any], loc: tuple[str | int, ...], files: list[NewFile]) -> str:
     parts = message.get("parts")
     if parts is None:  # as AI SDK v4 and many others write it
         content = message.get("content", "")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
         raise InvalidRequest((*loc, "parts"), "Input should be a valid list", "list_type")
-    texts = [_read_part(part, (*loc, "parts", index)) for index, part in enumerate(parts)]
+    texts = [_read_part(part, (*loc, "parts", index), files) for index, part in enumerate(parts)]
     return "\n".join(filter(None, texts))
 
 
-def _read_part(part: Any, loc: tuple[str | int, ...]) -> str:
-    """The text of one part; parts that carry nothing for the model have none."""
+def _read_part(part: Any, loc: tuple[str | int, ...], files: list[NewFile]) -> str:
+    """The text of one part; a file goes to `files`, other parts carry nothing for the model."""
     if not isinstance(part, dict):
         raise InvalidRequest(loc, "Input should be a valid dictionary", "dict_type")
     if part.get("type") == "file":
-        raise InvalidRequest(loc, "File parts are not supported yet", "value_error")
+        if len(files) == MAX_FILES:
+            raise InvalidRequest(loc, f"A message takes at most {MAX_FILES} files", "too_long")
+        files.append(read_file_part(part, loc))
     if part.get("type") != "text":
         return ""
     text = part.get("text")
@@ -321,19 +335,3 @@ def message_to_dict(row: Any) -> dict[str, Any]:
         "createdAt": _time(row["created_at"]),
         "updatedAt": _time(row["updated_at"]),
     }
-
-
-def to_json(value: Any) -> bytes:
-    """Compact JSON; times in UTC with `Z`."""
-    return orjson.dumps(value, option=orjson.OPT_UTC_Z)
-
-
-def _id(value: UUID | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _time(at: datetime | None) -> datetime | str | None:
-    """RFC 3339 with microseconds; orjson writes them unless they are 0. Rows come in UTC."""
-    if at is None or at.microsecond:
-        return at
-    return at.strftime("%Y-%m-%dT%H:%M:%S.000000Z")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from io import BytesIO
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
 from starlette.requests import Request
 
-from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn
+from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn, UserMessage
 from api.state import state_of
 from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
 from shared.ids import new_id
@@ -33,18 +35,18 @@ def build_turn(
         InvalidRequest: something about the request is wrong.
     """
     settings = state_of(request).settings
-    text, client_message_id = body.user_text()
+    said = body.user_message()
     model_id = _choose_model(body, settings)
     policy = _choose_policy(body)
     concurrency_key = _choose_concurrency_key(body, f"thread:{thread_id}")
     asked = {**body.settings}
     if model_id.startswith("scripted"):
         validate_script(asked)
-    fingerprint = _fingerprint(thread_id, text, body, concurrency_key)
+    fingerprint = _fingerprint(thread_id, said, body, concurrency_key)
     key = read_idempotency_key(request, body)
     scope = f"chat:{principal.user_id}"
-    if key is None and key_from_message and _is_usable_key(client_message_id):
-        key = client_message_id
+    if key is None and key_from_message and _is_usable_key(said.client_id):
+        key = said.client_id
         scope = f"chat-message:{principal.user_id}:{thread_id}"
     turn_id = new_id()
     return NewTurn(
@@ -53,8 +55,8 @@ def build_turn(
         thread_id=thread_id,
         input_message_id=new_id(),
         planned_output_message_id=new_id(),
-        text=text,
-        raw_message=user_request(text),
+        text=said.text,
+        raw_message=user_request(said.text),
         model_id=model_id,
         settings={**asked, "timezone": read_timezone(request), "trigger": "submit-message"},
         system_prompt=body.system_prompt,
@@ -64,7 +66,23 @@ def build_turn(
         idempotency_key=key or str(turn_id),
         client_chose_key=key is not None,
         fingerprint=fingerprint,
+        files=said.files,
     )
+
+
+async def store_files(request: Request, new: NewTurn) -> NewTurn:
+    """`new` with its files stored: the last thing before the accept, which names them.
+
+    Raises:
+        ThreadNotFound: before anything is stored.
+    """
+    principal, state = new.principal, state_of(request)
+    await state.threads.get(principal, new.thread_id)
+    files = []
+    for file in new.files:
+        key = await state.artifacts.store(principal, file.sha256, BytesIO(file.data))
+        files.append(replace(file, object_key=key))
+    return replace(new, files=tuple(files))
 
 
 def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
@@ -135,14 +153,18 @@ def _choose_policy(body: SubmitTurn) -> ConflictPolicy:
     return policy
 
 
-def _fingerprint(thread_id: Any, text: str, body: SubmitTurn, concurrency_key: str) -> bytes:
-    canonical = {
+def _fingerprint(
+    thread_id: Any, said: UserMessage, body: SubmitTurn, concurrency_key: str
+) -> bytes:
+    canonical: dict[str, Any] = {
         "thread": str(thread_id),
-        "text": text,
+        "text": said.text,
         "model": body.model_id,
         "settings": body.settings,
         "key": concurrency_key,
         "onConflict": body.on_conflict,
         "systemPrompt": body.system_prompt,
     }
+    if said.files:
+        canonical["files"] = [[file.sha256.hex(), file.name] for file in said.files]
     return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+from shared.turn.ingestion import IngestionStatus
 from shared.turn.state import ACTIVE, TERMINAL, Transition, TurnStatus, sources, target
 
 _FOLDER: Final = Path(__file__).with_name("sql")
@@ -25,7 +26,9 @@ _HEADER: Final = re.compile(
     r"^-- name: (?P<name>[a-z_]+) :(?P<kind>one|many|exec)(?: (?P<role>engine|tenant))?$",
     re.MULTILINE,
 )
-_GUARD: Final = re.compile(r"\{(?P<what>sources|target|active|terminal)(?::(?P<why>[a-z_]+))?\}")
+_GUARD: Final = re.compile(
+    r"\{(?P<what>sources|target|active|terminal|ingestion)(?::(?P<why>[a-z_]+))?\}"
+)
 
 Role = Literal["engine", "tenant"]
 
@@ -97,6 +100,8 @@ def _parse(path: Path) -> list[Query]:
 
 def _fill_guard(match: re.Match[str]) -> str:
     what, why = match["what"], match["why"]
+    if what == "ingestion":
+        return f"'{IngestionStatus(why)}'::ingestion_status"
     if what == "active":
         return _status_list(sorted(ACTIVE))
     if what == "terminal":

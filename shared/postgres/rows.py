@@ -78,7 +78,8 @@ def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
 
 def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
     """A row of `claim_turns` as a `ClaimedTurn`."""
-    prompts = (row["thread_system_prompt"], row["system_prompt"])
+    thread_system_prompt, has_attachments = row["thread"]
+    prompts = (thread_system_prompt, row["system_prompt"])
     return ClaimedTurn(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -93,6 +94,8 @@ def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
         settings=row["settings"],
         instructions="\n\n".join(filter(None, prompts)) or None,
         prompt=row["prompt"],
+        input_message_id=row["input_message_id"],
+        has_attachments=has_attachments,
         has_history=row["has_history"],
         output_message_id=row["output_message_id"],
     )

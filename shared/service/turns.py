@@ -18,6 +18,7 @@ from shared.errors import (
     ThreadNotFound,
     TurnNotFound,
 )
+from shared.ids import new_id
 from shared.metrics import Metrics
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
@@ -93,7 +94,7 @@ class TurnService:
 
     async def _accept(self, new: NewTurn) -> Accepted:
         try:
-            if new.conflict_policy is ConflictPolicy.REJECT:
+            if new.conflict_policy is ConflictPolicy.REJECT or new.files:
                 row = await self._accept_alone(new)
             else:
                 row = await self._accepts.run(*self._accept_arguments(new))
@@ -124,17 +125,20 @@ class TurnService:
             )
             if known is not None:
                 return None
-            active = await transaction.fetch_one(
+            active = new.conflict_policy is ConflictPolicy.REJECT and await transaction.fetch_one(
                 "find_active_turn_of_key", tenant_id, new.concurrency_key
             )
-            if active is not None:
+            if active:
                 raise ConcurrencyConflict(
                     str(active["id"]) if active["user_id"] == user_id else None
                 )
             await transaction.go_on_as_engine()
-            return await transaction.fetch_one(
+            accepted = await transaction.fetch_one(
                 "accept_turns", *columns([as_elements(self._accept_arguments(new))])
             )
+            if accepted is not None and new.files:
+                await transaction.fetch_many("attach_message_files", *_file_arguments(new))
+            return accepted
 
         return await self._database.for_tenant(new.principal).run_in_transaction(accept)
 
@@ -290,6 +294,24 @@ class TurnService:
         """Waits for announcements under way."""
         if self._announcements:
             await asyncio.wait(self._announcements, timeout=2)
+
+
+def _file_arguments(new: NewTurn) -> tuple[Any, ...]:
+    files = new.files
+    return (
+        new.principal.tenant_id,
+        new.principal.user_id,
+        new.thread_id,
+        new.input_message_id,
+        [new_id() for _ in files],
+        [new_id() for _ in files],
+        [file.sha256 for file in files],
+        [file.object_key for file in files],
+        [len(file.data) for file in files],
+        [file.reader for file in files],
+        [file.name for file in files],
+        [file.mime_type for file in files],
+    )
 
 
 def _waiting(turn: Turn) -> LineChange:

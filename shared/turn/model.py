@@ -65,6 +65,21 @@ class NewTurn:
     client_chose_key: bool
     """False when the server made the idempotency key; such a key is not shown to anyone."""
     fingerprint: bytes
+    files: tuple[NewFile, ...] = ()
+    """What the message brings along."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file of a message. `reader` as in `shared.files.kinds`."""
+
+    data: bytes = field(repr=False)
+    sha256: bytes
+    name: str
+    mime_type: str
+    reader: str | None
+    object_key: str | None = None
+    """Where it was stored; None before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,9 @@ class ClaimedTurn:
     instructions: str | None
     """The thread's system prompt, then the turn's own."""
     prompt: str
+    input_message_id: UUID
+    has_attachments: bool
+    """Whether anything is attached to its thread or to one of its messages."""
     has_history: bool
     """Whether its thread had messages before it."""
     output_message_id: UUID

@@ -197,7 +197,7 @@ async def add_secret(
 
 
 async def make_place(client: Client) -> Place:
-    """A fresh thread with a pending turn, and a token that is revoked: it may be so again."""
+    """A fresh thread with a pending turn and an attachment, and a token that is revoked."""
     token = (await client.post(TOKENS, {"name": "x"})).json["token"]["id"]
     await client.request("DELETE", f"{TOKENS}/{token}")
     thread = await client.post(f"{CHAT}/threads")
@@ -205,7 +205,12 @@ async def make_place(client: Client) -> Place:
     body = {"message": "x", "modelId": "scripted"}
     turn = await client.post(f"{CHAT}/threads/{thread_id}/turns", body)
     assert turn.status == 202, turn.body
-    return Place(thread_id, turn.json["id"], token)
+    artifact = await client.post("/api/v1/artifacts", {"kind": "text", "content": "x"})
+    artifact_id = artifact.json["id"]
+    path = f"{CHAT}/threads/{thread_id}/attachments?artifact_id={artifact_id}"
+    attachment = await client.post(path)
+    assert attachment.status == 201, attachment.body
+    return Place(thread_id, turn.json["id"], artifact_id, attachment.json["id"], token)
 
 
 class Unharmed:

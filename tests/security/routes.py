@@ -6,7 +6,7 @@ no valid request cannot be attacked either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -21,8 +21,13 @@ from tests.security.wire import Headers, Request
 CHAT = "/api/v1/chat"
 _THREAD = f"{CHAT}/threads/{{thread_id}}"
 _TURN = f"{CHAT}/turns/{{turn_id}}"
+_ARTIFACTS = "/api/v1/artifacts"
+_UPLOAD = (
+    b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.txt"\r\n\r\nx\r\n--x--\r\n'
+)
 _TURN_BODY: dict[str, Any] = {"message": "x", "modelId": "scripted"}
 
+FORM = (b"content-type", b"multipart/form-data; boundary=x")
 PUBLIC = {"GET /livez", "GET /readyz", "GET /metrics", "GET /openapi.json"}
 """Asked without a credential, by operators: `SECURITY.md` says not to show them to strangers."""
 
@@ -36,7 +41,7 @@ PASSWORD = "the password of them all"
 _TOKENS = "/api/v1/access-tokens"
 _ME = "/api/v1/users/me"
 
-VALID: dict[str, tuple[int, dict[str, Any] | None]] = {
+VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     "GET /livez": (200, None),
     "GET /readyz": (200, None),
     "GET /metrics": (200, None),
@@ -65,8 +70,21 @@ VALID: dict[str, tuple[int, dict[str, Any] | None]] = {
     f"POST {_TOKENS}": (201, {"name": "x"}),
     f"GET {_TOKENS}": (200, None),
     f"DELETE {_TOKENS}/{{token_id}}": (204, None),
+    f"GET {_THREAD}/attachments": (200, None),
+    f"POST {_THREAD}/attachments": (200, {"messageId": None}),
+    f"GET {CHAT}/attachments/{{attachment_id}}": (200, None),
+    f"DELETE {CHAT}/attachments/{{attachment_id}}": (204, None),
+    f"GET {_ARTIFACTS}": (200, None),
+    f"POST {_ARTIFACTS}": (201, {"kind": "json", "content": {"a": 1}, "title": "x"}),
+    f"POST {_ARTIFACTS}/upload": (201, _UPLOAD),
+    f"GET {_ARTIFACTS}/{{artifact_id}}": (200, None),
+    f"GET {_ARTIFACTS}/{{artifact_id}}/content": (200, None),
 }
-"""Route → status and body of a valid request, on a thread with a pending turn."""
+"""Route → status and body of a valid request, on a thread with a pending turn and an attachment.
+
+A body of bytes is a form."""
+QUERIES = {f"POST {_THREAD}/attachments": "artifact_id={artifact_id}"}
+"""What a valid request must ask for in its query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +93,8 @@ class Place:
 
     thread_id: str
     turn_id: str
+    artifact_id: str = field(default_factory=lambda: str(new_id()))
+    attachment_id: str = field(default_factory=lambda: str(new_id()))
     token_id: str = field(default_factory=lambda: str(new_id()))
 
 
@@ -102,6 +122,15 @@ class Route:
         return self.operation is not None and self.operation.body is not None
 
     @property
+    def has_form(self) -> bool:
+        return self.operation is not None and self.operation.form is not None
+
+    @property
+    def is_of_tenant(self) -> bool:
+        """What it shows is every user's of the tenant."""
+        return self.path.startswith(_ARTIFACTS)
+
+    @property
     def has_id(self) -> bool:
         return "{" in self.path
 
@@ -121,7 +150,7 @@ class Route:
         return 403 if is_refused else self.status
 
     @property
-    def body(self) -> dict[str, Any] | None:
+    def body(self) -> dict[str, Any] | bytes | None:
         return VALID[self.name][1]
 
     def takes(self, header: str) -> bool:
@@ -130,12 +159,14 @@ class Route:
 
     def request(self, place: Place, credential: Headers) -> Request:
         """A valid request."""
-        path = self.path.format(
-            thread_id=place.thread_id, turn_id=place.turn_id, token_id=place.token_id
-        )
+        path = self.path.format(**asdict(place))
         request = Request(self.method.encode(), path.encode(), credential)
+        if self.name in QUERIES:
+            request = request.with_query(QUERIES[self.name].format(**asdict(place)).encode())
         if self.body is None:
             return request
+        if isinstance(self.body, bytes):
+            return request.with_body(self.body).with_headers(FORM)
         return request.with_body(orjson.dumps(self.body)).with_headers(
             (b"content-type", b"application/json")
         )
@@ -154,5 +185,6 @@ _OPERATIONS = {f"{operation.method} {operation.path}": operation for operation i
 ROUTES = [Route(name, _OPERATIONS.get(name)) for name in VALID]
 GUARDED = [route for route in ROUTES if not route.is_public]
 WITH_BODY = [route for route in ROUTES if route.has_body]
+WITH_FORM = [route for route in ROUTES if route.has_form]
 WITH_ID = [route for route in ROUTES if route.has_id]
 WITH_QUERY = [route for route in ROUTES if route.operation is not None and route.operation.query]

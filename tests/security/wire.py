@@ -37,7 +37,8 @@ class Request:
         return replace(self, body=body)
 
     def with_query(self, query: bytes) -> Self:
-        return replace(self, target=self.target + b"?" + query)
+        glue = b"&" if b"?" in self.target else b"?"
+        return replace(self, target=self.target + glue + query)
 
     def encode(self) -> bytes:
         framing = self.framing

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 from api import body, connection, failed_credentials
+from api.artifacts import multipart
 from api.chat import schemas
 from shared.service import api_keys
 from shared.settings import Settings
+from worker.ingestion.ingester import MAX_TRIES
 
 _GUIDE = Path("SECURITY.md").read_text()
 
@@ -39,4 +41,10 @@ def test_its_figures_are_those_of_the_code() -> None:
     prefixes = (api_keys.SECRET_PREFIX, api_keys.TOKEN_PREFIX, api_keys.SESSION_PREFIX)
     assert (prefixes, api_keys._SHOWN_CHARS) == (("vai_sk_", "vai_pat_", "vai_ses_"), 12)
     assert (fields["login_attempts"].default, fields["login_window_s"].default) == (10, 900)
+    assert (multipart.IDLE_TIMEOUT_S, multipart.TOTAL_TIMEOUT_S) == (10, 600)
+    assert fields["max_upload_bytes"].default == 50 * 2**20
+    assert fields["max_transfers"].default == 64
+    assert fields["ingestion_memory_bytes"].default == 512 * 2**20
+    assert [fields[f"ingestion_{name}_s"].default for name in ("cpu", "timeout")] == [60, 120]
+    assert (fields["extracted_text_max_bytes"].default, MAX_TRIES) == (2**20, 3)
     assert len(_GUIDE.splitlines()) <= 120

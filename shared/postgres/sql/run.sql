@@ -84,7 +84,12 @@ returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt,
     t.planned_output_message_id as output_message_id,
-    (select th.system_prompt from threads th where th.id = t.thread_id) as thread_system_prompt,
+    t.input_message_id,
+    (
+        select row(th.system_prompt, th.attachment_count > 0)
+        from threads th
+        where th.id = t.thread_id
+    ) as thread,
     coalesce(
         (
             select m.content

@@ -22,6 +22,7 @@ from shared.turn.model import Principal
 
 QUERIES = load_queries()
 CLAIM = {"turns_pkey", "turns_line", "turns_running_slot"}
+FILES = {"threads_pkey", "artifacts_pkey", "stored_files_pkey"}
 BY_KEY = {
     "accept_turns": {"threads_pkey", "turns_line", "concurrency_limits_pkey"},
     "claim_turns": CLAIM | {"threads_pkey", "messages_pkey", "messages_by_turn"},
@@ -57,6 +58,15 @@ BY_KEY = {
     "list_valid_credentials": {"api_keys_pkey", "users_pkey", "tenants_pkey"},
     "get_me": {"users_pkey", "tenants_pkey", "api_keys_pkey"},
     "list_access_tokens": {"api_keys_by_user"},
+    "find_stored_file": {"stored_files_pkey"},
+    "get_artifact": {"artifacts_pkey", "stored_files_pkey"},
+    "find_message_of_thread": {"messages_pkey"},
+    "get_attachment": FILES | {"attachments_pkey"},
+    "list_attachments": FILES | {"attachments_by_thread", "attachments_once"},
+    "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},
+    "delete_attachment": {"attachments_pkey", "threads_pkey"},
+    "finish_ingestion": {"stored_files_pkey"},
+    "postpone_ingestion": {"stored_files_pkey"},
 }
 
 RARE = {"force_cancel", "replace_partial_text", "add_partial_text"}

@@ -24,14 +24,15 @@ from shared.turn.model import ConflictPolicy, Principal
 from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
-    "api_keys", "concurrency_limits", "idempotency_keys", "messages", "outbox", "tenants",
-    "threads", "turns", "usage", "users",
+    "api_keys", "artifacts", "attachments", "concurrency_limits", "idempotency_keys", "messages",
+    "outbox", "stored_files", "tenants", "threads", "turns", "usage", "users",
 }  # fmt: skip
 OPEN = {
     "schema_migrations": "says which files ran; the tenants' role may not even read it",
     "login_attempts": "counts before anybody is known; the same",
 }
 KEY = "crm"
+SHA256 = bytes(32)
 TENANT_QUERIES = {name: query for name, query in load_queries().items() if query.role == "tenant"}
 
 
@@ -45,6 +46,8 @@ class Owned:
     cancelled: UUID
     silent: UUID
     message: UUID
+    artifact: UUID
+    attachment: UUID
 
 
 async def add_turn(
@@ -93,7 +96,21 @@ async def theirs(admin: Any) -> Owned:
         "insert into outbox (tenant_id, turn_id, attempt, kind, payload)"
         " values ($1, $2, 1, 'k', '{}')", tenant, running,
     )  # fmt: skip
-    return Owned(who, thread, running, cancelled, silent, message)
+    artifact, attachment = new_id(), new_id()
+    await admin.execute(
+        "insert into stored_files (tenant_id, sha256, object_key, size_bytes, reader,"
+        " ingestion_status, ingestion_due_at) values ($1, $2, 'key', 1, 'text', 'pending', now())",
+        tenant, SHA256,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256)"
+        " values ($1, $2, 'file', 'text/plain', 1, $3)", artifact, tenant, SHA256,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into attachments (id, tenant_id, thread_id, artifact_id) values ($1, $2, $3, $4)",
+        attachment, tenant, thread, artifact,
+    )  # fmt: skip
+    return Owned(who, thread, running, cancelled, silent, message, artifact, attachment)
 
 
 @pytest.fixture
@@ -146,11 +163,25 @@ ASKS: dict[str, Arguments] = {
     "revoke_access_token": lambda who, its: (its.owner.key_id, who.tenant_id, who.user_id),
     "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
     "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
+    "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
+    "get_artifact": lambda who, its: (its.artifact, who.tenant_id),
+    "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9),
+    "find_message_of_thread": lambda who, its: (its.message, who.tenant_id, its.thread),
+    "find_attachment": lambda who, its: (who.tenant_id, its.thread, its.artifact, None),
+    "get_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
+    "list_attachments": lambda who, its: (who.tenant_id, who.user_id, its.thread, 0, 9),
+    "delete_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
+    "list_attached_texts": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, its.message, 9, 9,
+    ),
 }  # fmt: skip
 READS_NOTHING = {
     "lock_concurrency_key": "an advisory lock",
     "create_thread": "see below",
     "add_access_token": "see below",
+    "create_inline_artifact": "see below",
+    "create_file_artifact": "see below",
+    "create_attachment": "see below",
 }
 
 
@@ -213,7 +244,8 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
     colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
     for name in (
         "get_thread", "list_threads", "update_thread", "delete_thread", "get_turn", "list_turns",
-        "find_active_turn_of_thread",
+        "find_active_turn_of_thread", "get_attachment", "list_attachments", "delete_attachment",
+        "list_attached_texts",
     ):  # fmt: skip
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
@@ -260,6 +292,23 @@ async def test_a_colleague_sees_neither_the_user_nor_their_keys(
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
         assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_makes_files_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
+    for name, args in {
+        "create_inline_artifact": (new_id(), tenant, None, "text", None, "t", 1, "x", user),
+        "create_file_artifact": (
+            new_id(), tenant, None, None, "t", 1, SHA256, "other key", None, user,
+        ),
+        "create_attachment": (new_id(), tenant, theirs.thread, theirs.artifact, None, user),
+    }.items():  # fmt: skip
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(stranger).fetch_one(name, *args)
     assert await snapshot(admin) == before
 
 

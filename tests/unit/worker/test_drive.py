@@ -46,6 +46,7 @@ async def test_a_log_that_is_full_closes_the_stream_of_the_model() -> None:
         engines=nothing,
         metrics=Metrics(),
         settings=settings,
+        on_file_awaited=lambda: None,
     )
     model = Model()
     with pytest.raises(TurnFailed, match="size limit"):

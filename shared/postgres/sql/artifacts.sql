@@ -1,0 +1,69 @@
+-- name: create_inline_artifact :one tenant
+-- A JSON value or a text, kept in the row. $1 id  $2 tenant  $3 action run  $4 kind  $5 title
+-- $6 type  $7 size in bytes  $8 text  $9 user
+insert into artifacts (
+    id, tenant_id, action_run_id, kind, title, mime_type, size_bytes, inline_text, created_by
+)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+returning *, null::text as object_key;
+
+-- name: find_stored_file :one tenant
+-- Whether the tenant has stored this content already. $1 tenant  $2 sha256
+select f.object_key
+from stored_files f
+where f.tenant_id = $1 and f.sha256 = $2;
+
+-- name: create_file_artifact :one tenant
+-- An artifact of stored content; `object_key` is the one that counts, of whoever stored it first.
+-- $1 id  $2 tenant  $3 title  $4 file name  $5 type  $6 size in bytes  $7 sha256  $8 object key
+-- $9 reader  $10 user
+with stored as (
+    insert into stored_files (tenant_id, sha256, object_key, size_bytes, reader)
+    values ($2, $7, $8, $6, $9)
+    on conflict (tenant_id, sha256) do update set stored_at = now()
+    returning object_key
+),
+made as (
+    insert into artifacts (
+        id, tenant_id, kind, title, original_filename, mime_type, size_bytes, sha256, created_by
+    )
+    values ($1, $2, 'file', $3, $4, $5, $6, $7, $10)
+    returning *
+)
+select m.*, s.object_key
+from made m
+cross join stored s;
+
+-- name: get_artifact :one tenant
+-- One artifact of the tenant, and where its bytes lie. $1 artifact  $2 tenant
+select a.*, f.object_key
+from artifacts a
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+where a.id = $1 and (a.tenant_id = $2) is true;
+
+-- name: list_artifacts :many tenant
+-- A page of the tenant's artifacts, newest first, each with how many there are in all; a long text is
+-- left out. $1 tenant  $2 action run?  $3 kind?  $4 offset  $5 most  $6 bytes of a long text
+select
+    a.id, a.tenant_id, a.action_run_id, a.kind, a.title, a.original_filename, a.mime_type,
+    a.size_bytes, a.sha256, a.created_by, a.created_at, a.updated_at, f.object_key,
+    case when a.size_bytes <= $6 then a.inline_text end as inline_text, page.total
+from (
+    select k.id, k.created_at, count(*) over () as total
+    from artifacts k
+    where k.tenant_id = $1
+        and ($2::uuid is null or k.action_run_id = $2)
+        and ($3::text is null or k.kind = $3)
+    order by k.created_at desc, k.id desc
+    offset $4
+    limit $5
+) page
+join artifacts a on a.id = page.id
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+order by page.created_at desc, page.id desc;
+
+-- name: find_unnamed_objects :many engine
+-- Which of these objects no file names. $1 object keys   -- scope: system
+select asked.object_key
+from unnest($1::text[]) as asked (object_key)
+where not exists (select 1 from stored_files f where f.object_key = asked.object_key);

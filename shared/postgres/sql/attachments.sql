@@ -1,0 +1,179 @@
+-- name: find_message_of_thread :one tenant
+-- Whether a thread holds a message that was not superseded. $1 message  $2 tenant  $3 thread
+select m.id
+from messages m
+where m.id = $1 and (m.tenant_id = $2 and m.thread_id = $3 and m.superseded_at is null) is true;
+
+-- name: create_attachment :one tenant
+-- Attaches an artifact, counts it, and lets its text be read; no row: it is attached already.
+-- The caller holds the thread's lock. $1 id  $2 tenant  $3 thread  $4 artifact  $5 message?  $6 user
+with made as (
+    insert into attachments (id, tenant_id, thread_id, artifact_id, message_id, created_by)
+    values ($1, $2, $3, $4, $5, $6)
+    on conflict do nothing
+    returning id, artifact_id
+),
+counted as (
+    update threads th
+    set attachment_count = th.attachment_count + 1
+    from made m
+    where th.id = $3 and (th.tenant_id = $2) is true
+),
+begun as (
+    update stored_files f
+    set ingestion_status = {ingestion:pending}, ingestion_due_at = now(), ingestion_changed_at = now()
+    from made m
+    join artifacts a on a.id = m.artifact_id
+    where f.tenant_id = $2 and f.sha256 = a.sha256
+        and (f.ingestion_status = {ingestion:none} and f.reader is not null) is true
+)
+select m.id
+from made m;
+
+-- name: find_attachment :one tenant
+-- The attachment of an artifact to a thread or to one of its messages.
+-- $1 tenant  $2 thread  $3 artifact  $4 message?
+select at.id
+from attachments at
+where at.thread_id = $2 and at.artifact_id = $3
+    and coalesce(at.message_id, '00000000-0000-0000-0000-000000000000')
+        = coalesce($4::uuid, '00000000-0000-0000-0000-000000000000')
+    and at.deleted_at is null
+    and (at.tenant_id = $1) is true;
+
+-- name: get_attachment :one tenant
+-- One attachment of one user's thread. $1 attachment  $2 tenant  $3 user
+select
+    at.id, at.thread_id, at.artifact_id, at.message_id, at.created_by, at.created_at,
+    greatest(at.updated_at, f.ingestion_changed_at) as updated_at,
+    a.mime_type, coalesce(a.original_filename, a.title) as file_name, a.size_bytes,
+    case when a.kind = 'file' then f.ingestion_status else {ingestion:completed} end as ingestion_status
+from attachments at
+join artifacts a on a.id = at.artifact_id
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+where at.id = $1
+    and (at.tenant_id = $2 and at.deleted_at is null) is true
+    and (
+        select th.user_id = $3 and th.deleted_at is null
+        from threads th
+        where th.id = at.thread_id
+    ) is true;
+
+-- name: list_attachments :many tenant
+-- A page of a thread's attachments, oldest first. $1 tenant  $2 user  $3 thread  $4 offset  $5 most
+select
+    at.id, at.thread_id, at.artifact_id, at.message_id, at.created_by, at.created_at,
+    greatest(at.updated_at, f.ingestion_changed_at) as updated_at,
+    a.mime_type, coalesce(a.original_filename, a.title) as file_name, a.size_bytes,
+    case when a.kind = 'file' then f.ingestion_status else {ingestion:completed} end as ingestion_status
+from attachments at
+join threads th on th.id = at.thread_id
+join artifacts a on a.id = at.artifact_id
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+where at.thread_id = $3 and at.deleted_at is null
+    and (at.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null) is true
+order by at.created_at, at.id
+offset $4
+limit $5;
+
+-- name: delete_attachment :one tenant
+-- Hides an attachment, and counts it no more. $1 attachment  $2 tenant  $3 user
+with gone as (
+    update attachments at
+    set deleted_at = now(), updated_at = now()
+    where at.id = $1
+        and (at.tenant_id = $2 and at.deleted_at is null) is true
+        and (
+            select th.user_id = $3 and th.deleted_at is null
+            from threads th
+            where th.id = at.thread_id
+        ) is true
+    returning at.id, at.thread_id
+),
+counted as (
+    update threads th
+    set attachment_count = th.attachment_count - 1
+    where th.id = (select g.thread_id from gone g) and (th.tenant_id = $2) is true
+)
+select g.id
+from gone g;
+
+-- name: list_attached_texts :many tenant
+-- What a turn's model may read: of the thread, and of the turn's own message, whose come first.
+-- $1 tenant  $2 user  $3 thread  $4 message  $5 most characters of a text  $6 most attachments
+select
+    at.id, a.mime_type, coalesce(a.original_filename, a.title, a.kind) as name,
+    case when a.kind = 'file' then f.ingestion_status else {ingestion:completed} end as ingestion_status,
+    coalesce(left(whole.text, $5), '') as text,
+    coalesce(f.is_cut, false)
+    or coalesce(octet_length(whole.text) > octet_length(left(whole.text, $5)), false) as is_cut
+from attachments at
+join threads th on th.id = at.thread_id
+join artifacts a on a.id = at.artifact_id
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+cross join lateral (select coalesce(a.inline_text, f.extracted_text) as text) whole
+where at.thread_id = $3 and at.deleted_at is null
+    and (
+        at.tenant_id = $1 and th.user_id = $2 and (at.message_id is null or at.message_id = $4)
+    ) is true
+order by at.message_id is null, at.created_at, at.id
+limit $6;
+
+-- name: attach_message_files :many engine
+-- The files of a message that has just been accepted: stored content, artifacts, attachments.
+-- $1 tenant  $2 user  $3 thread  $4 message; one array per column, one element per file:
+-- $5 artifacts  $6 attachments  $7 sha256s  $8 object keys  $9 sizes  $10 readers  $11 names
+-- $12 types
+with asked as materialized (
+    select *
+    from unnest(
+        $5::uuid[], $6::uuid[], $7::bytea[], $8::text[], $9::bigint[], $10::text[], $11::text[],
+        $12::text[]
+    ) as asked (
+        artifact_id, attachment_id, sha256, object_key, size_bytes, reader, name, mime_type
+    )
+),
+stored as (
+    insert into stored_files as f (
+        tenant_id, sha256, object_key, size_bytes, reader, ingestion_status, ingestion_due_at
+    )
+    select distinct on (a.sha256)
+        $1::uuid, a.sha256, a.object_key, a.size_bytes, a.reader,
+        case when a.reader is null then {ingestion:none} else {ingestion:pending} end,
+        case when a.reader is not null then now() end
+    from asked a
+    order by a.sha256
+    on conflict (tenant_id, sha256) do update
+    set stored_at = now(),
+        ingestion_status = case
+            when f.ingestion_status = {ingestion:none} then excluded.ingestion_status
+            else f.ingestion_status
+        end,
+        ingestion_due_at = case
+            when f.ingestion_status = {ingestion:none} then excluded.ingestion_due_at
+            else f.ingestion_due_at
+        end,
+        ingestion_changed_at = case
+            when f.ingestion_status = {ingestion:none} then now() else f.ingestion_changed_at
+        end
+),
+made as (
+    insert into artifacts (
+        id, tenant_id, kind, original_filename, mime_type, size_bytes, sha256, created_by
+    )
+    select a.artifact_id, $1, 'file', a.name, a.mime_type, a.size_bytes, a.sha256, $2::uuid
+    from asked a
+),
+attached as (
+    insert into attachments (id, tenant_id, thread_id, artifact_id, message_id, created_by)
+    select a.attachment_id, $1, $3::uuid, a.artifact_id, $4::uuid, $2
+    from asked a
+    returning id
+),
+counted as (
+    update threads th
+    set attachment_count = th.attachment_count + (select count(*) from asked)
+    where th.id = $3 and (th.tenant_id = $1) is true
+)
+select at.id
+from attached at;

@@ -1,0 +1,154 @@
+"""Artifacts of a tenant: JSON, texts and files that never change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import IO, Any, Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from shared.errors import ArtifactNotFound, ObjectStoreUnavailable
+from shared.files.object_store import ObjectStore, object_key
+from shared.files.spool import Spool
+from shared.ids import new_id
+from shared.postgres.pool import Database
+from shared.turn.model import Principal
+
+log = structlog.get_logger(__name__)
+
+LISTED_TEXT_BYTES: Final = 16_384
+"""A longer text is left out of lists: a page has 100 artifacts."""
+_INLINE_TYPES: Final = {"json": "application/json", "text": "text/plain; charset=utf-8"}
+
+
+class ArtifactService:
+    """Rows come as records: the surface names their fields its own way."""
+
+    def __init__(self, database: Database, objects: ObjectStore) -> None:
+        self._database = database
+        self._objects = objects
+
+    async def create_inline(
+        self,
+        principal: Principal,
+        *,
+        kind: str,
+        text: str,
+        title: str | None,
+        action_run_id: UUID | None,
+    ) -> asyncpg.Record:
+        """An artifact that Postgres keeps: `kind` is `json` or `text`, JSON comes as its text."""
+        return _found(
+            await self._database.for_tenant(principal).fetch_one(
+                "create_inline_artifact",
+                new_id(),
+                principal.tenant_id,
+                action_run_id,
+                kind,
+                title,
+                _INLINE_TYPES[kind],
+                len(text.encode()),
+                text,
+                principal.user_id,
+            )
+        )
+
+    async def create_file(
+        self, principal: Principal, spool: Spool, *, name: str | None, title: str | None
+    ) -> asyncpg.Record:
+        """An artifact of a file, whose bytes are stored first.
+
+        An object that no row names, because somebody failed in between, is collected later.
+
+        Raises:
+            ObjectStoreUnavailable: the bytes cannot be stored; nothing was made.
+        """
+        file = await spool.finish()
+        kind, sha256 = spool.tell_kind(name), spool.sha256
+        key = await self.store(principal, sha256, file)
+        row = _found(
+            await self._database.for_tenant(principal).fetch_one(
+                "create_file_artifact",
+                new_id(),
+                principal.tenant_id,
+                title,
+                name,
+                kind.mime_type,
+                spool.size_bytes,
+                sha256,
+                key,
+                kind.reader,
+                principal.user_id,
+            )
+        )
+        if row["object_key"] != key:  # somebody else has stored the same at this moment
+            await self._discard(key)
+        return row
+
+    async def store(self, principal: Principal, sha256: bytes, file: IO[bytes]) -> str:
+        """The key under which the tenant has this content, stored if it was not yet."""
+        known = await self._database.for_tenant(principal).fetch_one(
+            "find_stored_file", principal.tenant_id, sha256
+        )
+        if known is not None:
+            return str(known["object_key"])
+        key = object_key(principal.tenant_id, sha256)
+        await self._objects.put(key, file)
+        return key
+
+    async def get(self, principal: Principal, artifact_id: UUID) -> asyncpg.Record:
+        """One artifact with its content, or the key of it.
+
+        Raises:
+            ArtifactNotFound: unknown, or another tenant's.
+        """
+        return _found(
+            await self._database.for_tenant(principal).fetch_one(
+                "get_artifact", artifact_id, principal.tenant_id
+            )
+        )
+
+    def read(self, row: Any) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of a file."""
+        return self._objects.read(row["object_key"])
+
+    async def list_artifacts(
+        self,
+        principal: Principal,
+        *,
+        action_run_id: UUID | None,
+        kind: str | None,
+        limit: int,
+        offset: int,
+    ) -> tuple[Sequence[asyncpg.Record], int]:
+        """A page, newest first, and how many there are in all."""
+
+        async def fetch(offset: int, limit: int) -> list[asyncpg.Record]:
+            return await self._database.for_tenant(principal).fetch_many(
+                "list_artifacts",
+                principal.tenant_id,
+                action_run_id,
+                kind,
+                offset,
+                limit,
+                LISTED_TEXT_BYTES,
+            )
+
+        rows = await fetch(offset, limit)
+        counted = rows or (await fetch(0, 1) if offset else [])
+        return rows, counted[0]["total"] if counted else 0
+
+    async def _discard(self, key: str) -> None:
+        try:
+            await self._objects.delete(key)
+        except ObjectStoreUnavailable as error:  # it is collected later
+            log.warning("object.not_discarded", error=str(error))
+
+
+def _found(row: asyncpg.Record | None) -> asyncpg.Record:
+    if row is None:
+        raise ArtifactNotFound
+    return row
