@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
 from api.admission import Admission, RateLimit
+from api.agents import specs
 from api.chat import messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
@@ -24,6 +25,7 @@ from api.sse import StreamContext
 from api.stream_keeper import StreamKeeper
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
+from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
@@ -31,7 +33,12 @@ from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
 from shared.settings import Settings
 
-OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+OPERATIONS = (
+    *threads.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *specs.OPERATIONS,
+)
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
 
@@ -117,6 +124,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.hub = core.hub
         state.turns = core.turns
         state.threads = ThreadService(state.database, state.turns)
+        state.agent_specs = AgentSpecService(core.database, agent_catalogue(settings))
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)

@@ -63,6 +63,7 @@ def build_turn(
         idempotency_key=key or str(turn_id),
         client_chose_key=key is not None,
         fingerprint=fingerprint,
+        names_model=body.model_id is not None,
     )
 
 
@@ -89,13 +90,16 @@ def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
     return key
 
 
-def read_timezone(request: Request) -> str:
-    """The IANA zone of `X-User-Timezone`; a browser sends it, so a wrong one is not an error."""
+def read_timezone(request: Request) -> str | None:
+    """The IANA zone of `X-User-Timezone`; None: the user's stored one counts when the turn runs.
+
+    A browser sends the header, so a wrong one is not an error.
+    """
     name = request.headers.get("x-user-timezone", "")
     try:
-        return ZoneInfo(name).key if 0 < len(name) <= 64 else "UTC"
+        return ZoneInfo(name).key if 0 < len(name) <= 64 else None
     except (ValueError, OSError, KeyError):
-        return "UTC"
+        return None
 
 
 def _check_key(key: str | None, loc: tuple[str | int, ...]) -> str | None:

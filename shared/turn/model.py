@@ -58,6 +58,8 @@ class NewTurn:
     client_chose_key: bool
     """False when the server made the idempotency key; such a key is not shown to anyone."""
     fingerprint: bytes
+    names_model: bool = True
+    """False when `model_id` is only the deployment's default: an agent spec's goes before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,9 @@ class Turn:
     ended_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    agent_spec_id: UUID | None = None
+    agent_spec_version: int | None = None
+    """As they were at accept. None: the tenant had no agent spec yet."""
 
     @property
     def is_terminal(self) -> bool:
@@ -140,3 +145,5 @@ class ClaimedTurn:
     has_history: bool
     """Whether its thread had messages before it."""
     output_message_id: UUID
+    agent_spec_id: UUID | None = None
+    agent_spec_version: int | None = None

@@ -22,7 +22,7 @@ from tests.acceptance.client import Client
 from tests.acceptance.product import PEPPER, Product
 from tests.fixtures.servers import with_database
 from tests.security.credentials import Keys
-from tests.security.routes import CHAT, Place
+from tests.security.routes import CHAT, SPECS, Place
 from tests.security.wire import send
 
 RSS_GROWTH_BYTES = 160 * 1024 * 1024
@@ -119,7 +119,9 @@ async def make_place(client: Client) -> Place:
     body = {"message": "x", "modelId": "scripted"}
     turn = await client.post(f"{CHAT}/threads/{thread_id}/turns", body)
     assert turn.status == 202, turn.body
-    return Place(thread_id, turn.json["id"])
+    markdown = f"---\nname: A\nslug: of-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
+    spec = await client.post(SPECS, {"markdown": markdown})
+    return Place(thread_id, turn.json["id"], spec.json["id"])
 
 
 class Unharmed:

@@ -6,7 +6,7 @@ no valid request cannot be attacked either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,11 +15,15 @@ from starlette.routing import Route as StarletteRoute
 
 from api.app import OPERATIONS
 from api.openapi import EVENT_STREAM, Operation
+from shared.ids import new_id
 from tests.security.wire import Headers, Request
 
 CHAT = "/api/v1/chat"
 _THREAD = f"{CHAT}/threads/{{thread_id}}"
 _TURN = f"{CHAT}/turns/{{turn_id}}"
+SPECS = "/api/v1/agents/specs"
+_SPEC = f"{SPECS}/{{spec_id}}"
+_MARKDOWN = "---\nname: A\nslug: s-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
 _TURN_BODY: dict[str, Any] = {"message": "x", "modelId": "scripted"}
 
 PUBLIC = {"GET /livez", "GET /readyz", "GET /metrics", "GET /openapi.json"}
@@ -45,6 +49,11 @@ VALID: dict[str, tuple[int, dict[str, Any] | None]] = {
     f"GET {_TURN}": (200, None),
     f"GET {_TURN}/events": (200, None),
     f"POST {_TURN}/cancel": (200, {"partialText": "x"}),
+    f"GET {SPECS}": (200, None),
+    f"POST {SPECS}": (201, {"markdown": _MARKDOWN}),
+    f"GET {_SPEC}": (200, None),
+    f"PATCH {_SPEC}": (200, {"markdown": _MARKDOWN}),
+    f"DELETE {_SPEC}": (204, None),
 }
 """Route → status and body of a valid request, on a thread with a pending turn."""
 
@@ -55,6 +64,7 @@ class Place:
 
     thread_id: str
     turn_id: str
+    spec_id: str = field(default_factory=lambda: str(new_id()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,11 @@ class Route:
         return "{" in self.path
 
     @property
+    def is_shared(self) -> bool:
+        """Whether all users of a tenant may use it on each other's things."""
+        return self.path.startswith(SPECS)
+
+    @property
     def is_stream(self) -> bool:
         return self.operation is not None and EVENT_STREAM in self.operation.responses.values()
 
@@ -102,13 +117,14 @@ class Route:
 
     def request(self, place: Place, credential: Headers) -> Request:
         """A valid request."""
-        path = self.path.format(thread_id=place.thread_id, turn_id=place.turn_id)
+        path = self.path.format(
+            thread_id=place.thread_id, turn_id=place.turn_id, spec_id=place.spec_id
+        )
         request = Request(self.method.encode(), path.encode(), credential)
         if self.body is None:
             return request
-        return request.with_body(orjson.dumps(self.body)).with_headers(
-            (b"content-type", b"application/json")
-        )
+        body = orjson.dumps(self.body).replace(b"{thread_id}", place.thread_id.encode())
+        return request.with_body(body).with_headers((b"content-type", b"application/json"))
 
 
 def names_of(app: Starlette) -> set[str]:

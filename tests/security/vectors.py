@@ -272,6 +272,11 @@ _BAD_VALUES: dict[str, dict[str, bytes]] = {
         "array": b"W10", "object": b"e30", "null": b"bnVsbA", "nested": b"W1tb" * 80,
         "emoji": b"%F0%9F%98%80", "padding": b"====",
     },
+    "offset": {
+        "S03 1e9": b"1e9", "S03 2^63": b"9223372036854775808", "negative": b"-1", "empty": b"",
+        "fraction": b"1.0", "S07 NUL": b"1%00",
+    },
+    "mode": {"word": b"master", "case": b"PRIMARY", "empty": b"", "S07 NUL": b"primary%00"},
     "order": {"word": b"sideways", "SQL": b"asc;drop%20table%20turns", "empty": b""},
     "status": {"word": b"done", "list": b"pending,running", "case": b"PENDING", "empty": b""},
     "concurrencyKey": {"empty": b"", "S07 NUL": b"%00", "S09 long": b"k" * 256},

@@ -11,11 +11,13 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from api import health
+from api.agents import specs
 from api.chat import messages, threads
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
 from api.problems import EXCEPTION_HANDLERS
 from shared.metrics import Metrics
+from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys, create_api_key, create_tenant, create_user
 from shared.service.threads import ThreadService
 from tests.fixtures.system import Api
@@ -45,7 +47,7 @@ AddClient = Callable[..., Awaitable[Client]]
 def app(api: Api) -> Starlette:
     app = Starlette(
         routes=[
-            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS]),
+            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS, *specs.OPERATIONS]),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
         ],
@@ -58,6 +60,7 @@ def app(api: Api) -> Starlette:
         "redis": api.connection,
         "turns": api.turns,
         "threads": ThreadService(api.database, api.turns),
+        "agent_specs": AgentSpecService(api.database, agent_catalogue(api.settings)),
         "api_keys": ApiKeys(api.database, PEPPER),
         "failed_credentials": FailedCredentials(0),
         "metrics": Metrics(),
