@@ -60,6 +60,11 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         )
         engines = Engines(settings)
         stack.push_async_callback(engines.aclose)
+        outbound = None
+        if settings.tool_http_request:
+            from shared.outbound.client import GuardedClient
+
+            outbound = await stack.enter_async_context(GuardedClient.from_settings(settings))
         sweeper = Sweeper(
             database=core.database,
             dispatch=core.dispatch,
@@ -93,6 +98,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
                 engines=engines,
                 metrics=metrics,
                 settings=settings,
+                outbound=outbound,
             ),
             heartbeat=Heartbeat(
                 database=core.database,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import asyncpg
 import structlog
@@ -24,6 +25,7 @@ from shared.postgres.pool import Database
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.settings import Settings
+from shared.turn.attached import AttachedText
 from shared.turn.events import (
     MessageDelta,
     ReasoningDelta,
@@ -38,11 +40,17 @@ from shared.turn.messages import preview
 from shared.turn.model import ClaimedTurn, duration_s
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
+from worker.context import ContextReader, TurnContext
 from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
-from worker.history import BYTES_PER_TOKEN, budget_for, newest_within
+from worker.history import BYTES_PER_TOKEN, budget_for, history_window
+from worker.tools.base import ToolContext
+from worker.tools.registry import tools_of
+
+if TYPE_CHECKING:
+    from shared.outbound.client import GuardedClient
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +82,7 @@ class TurnRunner:
         engines: Engines,
         metrics: Metrics,
         settings: Settings,
+        outbound: GuardedClient | None = None,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
@@ -81,6 +90,8 @@ class TurnRunner:
         self._engines = engines
         self._metrics = metrics
         self._settings = settings
+        self._outbound = outbound
+        self._contexts = ContextReader(database)
         self._endings = GroupCommit(database, "end_turns")
         self._histories = Histories(
             database,
@@ -119,21 +130,38 @@ class TurnRunner:
             TurnFailed: the model or the settings are no good.
         """
         rows = await self._load_history(turn) if turn.has_history else []
-        earlier = newest_within(
+        window = history_window(
             [dict(row) for row in rows],
             budget_for(turn.model_id, self._settings.history_max_tokens),
         )
+        context = await self._contexts.read(turn)
+        spec = context.spec
         request = EngineRequest(
             turn_id=turn.id,
             thread_id=turn.thread_id,
             tenant_id=turn.tenant_id,
             model_id=turn.model_id,
-            settings=turn.settings,
-            instructions=turn.instructions,
-            history=[_as_model_message(row) for row in earlier],
+            settings=spec.sampling | turn.settings,
+            instructions=context.instructions(turn),
+            history=[_as_model_message(row) for row in window.rows],
             prompt=turn.prompt,
+            tools=tools_of(spec, http_allowed=self._outbound is not None),
+            tool_context=self._tool_context(turn, context),
+            max_cost=spec.frontmatter.permissions.max_cost_per_run,
         )
         return self._engines.engine_for(turn.model_id).start(request)
+
+    def _tool_context(self, turn: ClaimedTurn, context: TurnContext) -> ToolContext:
+        return ToolContext(
+            tenant_id=turn.tenant_id,
+            user_id=turn.user_id,
+            thread_id=turn.thread_id,
+            turn_id=turn.id,
+            timezone=context.timezone,
+            now=_utc_now,
+            read_attached=_nothing_attached,
+            outbound=self._outbound,
+        )
 
     async def _load_history(self, turn: ClaimedTurn) -> list[asyncpg.Record]:
         while True:
@@ -268,6 +296,14 @@ class TurnRunner:
             output_tokens=ended.usage.output_tokens if ended.usage else 0,
             error_code=ended.error.code if ended.error else None,
         )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _nothing_attached() -> Sequence[AttachedText]:
+    return ()
 
 
 async def _succeeded(reply: asyncio.Future[Any] | None) -> bool:

@@ -126,3 +126,10 @@ returning s.id;
 select v.frontmatter, v.instructions
 from agent_spec_versions v
 where v.spec_id = $1 and v.version = $2 and (v.tenant_id = $3) is true;
+
+-- name: get_profile :one engine
+-- Who asks: what a model is told of a user. $1 user  $2 tenant
+select u.name, u.email, u.timezone, n.name as organization
+from users u
+join tenants n on n.id = u.tenant_id
+where u.id = $1 and (u.tenant_id = $2) is true;
