@@ -17,7 +17,7 @@ from shared.turn.events import ToolCall, ToolResult
 from shared.turn.model import NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
 from tests.chaos.fake_provider import run_provider
-from tests.chaos.provider_text import Behaviour, Schedule
+from tests.chaos.provider_text import Behaviour, Directive
 from tests.fixtures.system import Api, StartWorker, events, follow_all
 
 
@@ -229,10 +229,24 @@ async def test_a_plain_turn_asks_postgres_nothing_more_than_before(
 async def test_the_real_path_calls_a_tool_over_http(
     api: Api, agents: Agents, make_turn: Any, start_worker: StartWorker
 ) -> None:
-    schedule = Schedule(0, {Behaviour(deltas=2): 1.0})
-    async with run_provider(schedule=schedule) as provider:
+    asks = Behaviour(do="call", value=("calculator", '{"expression": "6*7"}'))
+    fails = Behaviour(do="call", value=("calculator", '{"expression": "x"}'))
+    prompt = Directive("t", calls=(asks, fails, Behaviour(deltas=2))).prompt()
+    async with run_provider() as provider:
         await start_worker(local_llm_url=provider.url, local_llm_tools=True)
         thread = await agents.thread(await agents.add())
-        new = replace(make_turn("hello", thread=thread), model_id="local:x", settings={})
-        turn = await api.end_of(await api.submit(new))
-        assert turn.status is TurnStatus.COMPLETED
+        new = replace(make_turn(prompt, thread=thread), model_id="local:x", settings={})
+        turn = await api.submit(new)
+        results = [
+            event
+            for event in events(await follow_all(api.hub, turn))
+            if isinstance(event, ToolResult)
+        ]
+        assert (await api.end_of(turn)).status is TurnStatus.COMPLETED
+    assert results[0].result == {"result": "42"}
+    assert "Only numbers" in (results[1].error or "")
+    first, second, third = (call.body["messages"] for call in provider.calls)
+    assert first[0]["role"] == "system"
+    assert "in verse" in first[0]["content"]
+    assert (second[-1]["role"], "42" in second[-1]["content"]) == ("tool", True)
+    assert "Only numbers" in third[-1]["content"]
