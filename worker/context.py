@@ -12,7 +12,8 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from decimal import Decimal
+from typing import Any, Final, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,8 @@ from shared.errors import InvalidRequest, PostgresUnavailable, TurnFailed
 from shared.postgres.pool import Database
 from shared.turn.model import ClaimedTurn
 from worker.recent import Recent
+from worker.tools.base import OfferedTool
+from worker.tools.registry import tools_of
 
 log = structlog.get_logger(__name__)
 
@@ -46,18 +49,33 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Agent:
+    """A version of an agent spec as runs need it."""
+
+    instructions: str
+    sampling: dict[str, Any]
+    tools: tuple[OfferedTool, ...]
+    max_cost: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class TurnContext:
     """What a turn's run is built from, besides its history."""
 
-    spec: AgentSpec
+    agent: Agent
     profile: Profile | None
     timezone: str
     now: datetime
 
     def instructions(self, turn: ClaimedTurn, attached: str | None = None) -> str | None:
-        """All that stands before the conversation; `attached` is the section of attached texts."""
+        """All that stands before the conversation; `attached` is the section of attached texts.
+
+        None for the scripted model, which reads none.
+        """
+        if turn.model_id == _SCRIPTED:
+            return None
         sections = (
-            self.spec.instructions,
+            self.agent.instructions,
             turn.instructions,
             None if self.profile is None else describe_user(self.profile),
             describe_time(self.now, self.timezone),
@@ -69,10 +87,12 @@ class TurnContext:
 class ContextReader:
     """Reads contexts of turns; one per worker."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, http_allowed: bool) -> None:
         self._database = database
-        self._specs: Recent[tuple[UUID, int, UUID], AgentSpec] = Recent(
-            self._load_spec, good_for_s=math.inf
+        self._http_allowed = http_allowed
+        self._default = self._prepare(default_agent_spec())
+        self._agents: Recent[tuple[UUID, int, UUID], Agent] = Recent(
+            self._load_agent, good_for_s=math.inf
         )
         self._profiles: Recent[tuple[UUID, UUID], Profile | None] = Recent(
             self._load_profile, good_for_s=PROFILE_GOOD_FOR_S
@@ -84,27 +104,36 @@ class ContextReader:
         Raises:
             TurnFailed: `invalid_settings`, this release cannot read the turn's agent spec.
         """
-        spec, profile = default_agent_spec(), None
+        agent, profile = self._default, None
         if turn.agent_spec_id is not None and turn.agent_spec_version is not None:
             key = (turn.agent_spec_id, turn.agent_spec_version, turn.tenant_id)
-            spec = await _insist(lambda: self._specs.get(key))
+            agent = await _insist(lambda: self._agents.get(key))
         if _asks_who(turn):
             who = (turn.user_id, turn.tenant_id)
             profile = await _insist(lambda: self._profiles.get(who))
         stored = None if profile is None else profile.timezone
         timezone = known_timezone(turn.settings.get("timezone"), stored)
-        return TurnContext(spec, profile, timezone, datetime.now(UTC))
+        return TurnContext(agent, profile, timezone, datetime.now(UTC))
 
-    async def _load_spec(self, key: tuple[UUID, int, UUID]) -> AgentSpec:
+    async def _load_agent(self, key: tuple[UUID, int, UUID]) -> Agent:
         row = await self._database.fetch_one("get_agent_spec_version", *key)
         if row is None:  # versions are never deleted
             log.error("agent_spec.version_missing", spec_id=str(key[0]), version=key[1])
-            return default_agent_spec()
+            return self._default
         try:
-            return stored_agent_spec(row["frontmatter"], row["instructions"])
+            spec = stored_agent_spec(row["frontmatter"], row["instructions"])
         except InvalidRequest as error:
             message = "This release cannot read the turn's agent spec"
             raise TurnFailed("invalid_settings", message) from error
+        return self._prepare(spec)
+
+    def _prepare(self, spec: AgentSpec) -> Agent:
+        return Agent(
+            instructions=spec.instructions,
+            sampling=spec.sampling,
+            tools=tools_of(spec, http_allowed=self._http_allowed),
+            max_cost=spec.frontmatter.permissions.max_cost_per_run,
+        )
 
     async def _load_profile(self, who: tuple[UUID, UUID]) -> Profile | None:
         row = await self._database.fetch_one("get_profile", *who)

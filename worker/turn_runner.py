@@ -47,7 +47,6 @@ from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
 from worker.history import BYTES_PER_TOKEN, budget_for, history_window
 from worker.tools.base import ToolContext
-from worker.tools.registry import tools_of
 
 if TYPE_CHECKING:
     from shared.outbound.client import GuardedClient
@@ -91,7 +90,7 @@ class TurnRunner:
         self._metrics = metrics
         self._settings = settings
         self._outbound = outbound
-        self._contexts = ContextReader(database)
+        self._contexts = ContextReader(database, http_allowed=outbound is not None)
         self._endings = GroupCommit(database, "end_turns")
         self._histories = Histories(
             database,
@@ -135,19 +134,19 @@ class TurnRunner:
             budget_for(turn.model_id, self._settings.history_max_tokens),
         )
         context = await self._contexts.read(turn)
-        spec = context.spec
+        agent = context.agent
         request = EngineRequest(
             turn_id=turn.id,
             thread_id=turn.thread_id,
             tenant_id=turn.tenant_id,
             model_id=turn.model_id,
-            settings=spec.sampling | turn.settings,
+            settings=agent.sampling | turn.settings if agent.sampling else turn.settings,
             instructions=context.instructions(turn),
             history=[_as_model_message(row) for row in window.rows],
             prompt=turn.prompt,
-            tools=tools_of(spec, http_allowed=self._outbound is not None),
+            tools=agent.tools,
             tool_context=self._tool_context(turn, context),
-            max_cost=spec.frontmatter.permissions.max_cost_per_run,
+            max_cost=agent.max_cost,
         )
         return self._engines.engine_for(turn.model_id).start(request)
 

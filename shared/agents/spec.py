@@ -91,7 +91,7 @@ class ModelSettings(_Part):
 
 
 class Frontmatter(_Part):
-    """The head of a spec. Unknown keys are refused: a limit that is misspelt would not hold."""
+    """The head of a spec: `docs/agents.md`. Unknown keys are refused: a misspelt limit is none."""
 
     name: str = Field(min_length=1, max_length=100)
     slug: Slug
