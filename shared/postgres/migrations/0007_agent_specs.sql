@@ -34,6 +34,24 @@ create table agent_spec_versions (
     primary key (spec_id, version)
 );
 
+-- As in 0004: short attempts, so that nobody waits long behind this one for the table.
+do $$
+begin
+    for attempt in 1..60 loop
+        begin
+            set local lock_timeout = '200ms';
+            lock table turns in access exclusive mode;
+            exit;
+        exception
+            when lock_not_available then
+                if attempt = 60 then
+                    raise;
+                end if;
+                perform pg_sleep(0.1);
+        end;
+    end loop;
+end
+$$;
 -- Null: accepted before the tenant had a default; the worker's built-in agent runs it.
 alter table turns
 add column agent_spec_id uuid,
