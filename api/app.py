@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api import health, metrics
 from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
+from api.agents import specs
 from api.artifacts import operations as artifacts
 from api.chat import attachments, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
@@ -29,6 +30,7 @@ from shared.background import in_background
 from shared.files.object_store import ObjectStore
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
+from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys
 from shared.service.artifacts import ArtifactService
 from shared.service.attachments import AttachmentService
@@ -48,6 +50,7 @@ OPERATIONS = (
     *turns.OPERATIONS,
     *attachments.OPERATIONS,
     *artifacts.OPERATIONS,
+    *specs.OPERATIONS,
     *sign_in.OPERATIONS,
     *users.OPERATIONS,
     *access_tokens.OPERATIONS,
@@ -151,6 +154,7 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.turns = core.turns
         state.cancels = core.cancels
         state.threads = ThreadService(state.database, core.cancels)
+        state.agent_specs = AgentSpecService(core.database, agent_catalogue(settings))
         state.objects = ObjectStore(settings)
         state.artifacts = ArtifactService(state.database, state.objects)
         state.attachments = AttachmentService(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.postgres.pool import Database
     from shared.redis.connection import RedisConnection
     from shared.redis.event_log import EventLog
+    from shared.service.agent_specs import AgentSpecService
     from shared.service.api_keys import ApiKeys
     from shared.service.artifacts import ArtifactService
     from shared.service.attachments import AttachmentService
@@ -48,6 +49,7 @@ class ApiState:
     turns: TurnService = field(init=False)
     cancels: CancelService = field(init=False)
     threads: ThreadService = field(init=False)
+    agent_specs: AgentSpecService = field(init=False)
     objects: ObjectStore = field(init=False)
     artifacts: ArtifactService = field(init=False)
     attachments: AttachmentService = field(init=False)

@@ -15,10 +15,13 @@ TurnkeepError
 │   │   ├── TurnNotFound
 │   │   ├── MessageNotFound
 │   │   ├── ArtifactNotFound
-│   │   └── AttachmentNotFound
+│   │   ├── AttachmentNotFound
+│   │   └── AgentSpecNotFound
 │   ├── FileTooLarge
 │   ├── ConcurrencyConflict
 │   ├── TooManyTokens
+│   ├── SlugTaken
+│   ├── AgentSpecInUse
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
 │   ├── QueueFull
@@ -186,6 +189,33 @@ class FileTooLarge(RequestRejected):
         super().__init__(f"A file may have at most {max_bytes} bytes")
 
 
+class AgentSpecNotFound(NotFound):
+    """No such agent spec in this tenant."""
+
+    code = "agent_spec_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Agent spec not found")
+
+
+class SlugTaken(RequestRejected):
+    """Another living agent spec of the tenant has the slug."""
+
+    code = "slug_taken"
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"There is an agent spec with the slug {slug!r} already")
+
+
+class AgentSpecInUse(RequestRejected):
+    """The tenant's default agent spec cannot be deleted."""
+
+    code = "agent_spec_in_use"
+
+    def __init__(self) -> None:
+        super().__init__("This is the default agent; make another one the default first")
+
+
 class ConcurrencyConflict(RequestRejected):
     """`onConflict: reject` met an active turn on the same concurrency key."""
 
@@ -258,8 +288,8 @@ class TurnFailed(TurnkeepError):
     """A turn ends as `failed`. `error_code` and the message are stored and shown to its owner.
 
     Codes: invalid_settings, model_not_configured, model_auth, model_error, rate_limited,
-    context_too_long, content_filter, output_limit, timeout, internal. Postgres writes two more
-    where nobody runs the turn: `poison` (`reap_turn`) and, on an expired one, `queue_ttl`.
+    context_too_long, content_filter, output_limit, cost_limit, timeout, internal. Postgres writes
+    two more where nobody runs the turn: `poison` (`reap_turn`) and, on an expired one, `queue_ttl`.
     """
 
     code = "turn_failed"

@@ -108,11 +108,21 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY")
     )
     local_llm_url: str | None = Field(default=None, description="http://127.0.0.1:PORT/v1")
+    local_llm_tools: bool = Field(
+        default=False, description="Offer tools to local: models; the one that ships knows none"
+    )
     first_token_timeout_s: float = Field(default=30.0, gt=0)
     idle_timeout_s: float = Field(default=60.0, gt=0)
     turn_timeout_s: float = Field(default=300.0, gt=0)
     history_max_messages: int = Field(default=100, ge=1, le=1000)
     history_max_tokens: int = Field(default=32_000, ge=1, description="Estimated by size")
+
+    # -- tools of agents: docs/agents.md
+    tool_timeout_s: float = Field(default=20.0, gt=0, le=120, description="Of one tool call")
+    tool_max_calls: int = Field(default=50, ge=1, le=1000, description="Of one run")
+    tool_http_request: bool = Field(
+        default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
+    )
 
     # -- streams
     event_log_max_bytes: int = Field(default=16_777_216, ge=65_536)
@@ -164,7 +174,7 @@ class Settings(BaseSettings):
     )
     extracted_text_max_bytes: int = Field(default=1_048_576, ge=1024, description="Then it is cut")
 
-    # -- requests to addresses that tenants choose, of which there are none yet: docs/outbound.md
+    # -- requests to addresses that tenants choose: docs/outbound.md
     outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")
     outbound_allow_http: bool = Field(default=False, description="For development only")
     outbound_own_addresses: frozenset[IPv4Address | IPv6Address] = Field(

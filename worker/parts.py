@@ -68,6 +68,11 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         ingester = Ingester(
             database=core.database, objects=objects, settings=settings, metrics=metrics
         )
+        outbound = None
+        if settings.tool_http_request:
+            from shared.outbound.client import GuardedClient
+
+            outbound = await stack.enter_async_context(GuardedClient.from_settings(settings))
         sweeper = Sweeper(
             database=core.database,
             dispatch=core.dispatch,
@@ -102,6 +107,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
                 metrics=metrics,
                 settings=settings,
                 on_file_awaited=ingester.wake,
+                outbound=outbound,
             ),
             heartbeat=Heartbeat(
                 database=core.database,

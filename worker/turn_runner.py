@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import asyncpg
 import structlog
@@ -40,16 +41,23 @@ from shared.turn.model import ClaimedTurn, duration_s
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
 from worker.attachments import as_instructions, count_tokens, read_attached
+from worker.context import ContextReader, TurnContext
 from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
-from worker.history import BYTES_PER_TOKEN, budget_for, newest_within
+from worker.history import BYTES_PER_TOKEN, budget_for, history_window
+from worker.tools.base import ToolContext
+
+if TYPE_CHECKING:
+    from shared.outbound.client import GuardedClient
 
 log = structlog.get_logger(__name__)
 
 COMMIT_RETRY_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 5.0
+TOOLS_ATTACHED_MAX_TOKENS: Final = 2_000_000
+"""Of the texts that a call of a tool may look through: 8 MB in memory, while it does."""
 _DEADLINE_STEP_S: Final = 0.5
 _DELTAS: Final = (MessageDelta, ReasoningDelta)
 _STORED_SIZE_MARGIN: Final = 4
@@ -77,6 +85,7 @@ class TurnRunner:
         metrics: Metrics,
         settings: Settings,
         on_file_awaited: Callable[[], None],
+        outbound: GuardedClient | None = None,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
@@ -85,6 +94,8 @@ class TurnRunner:
         self._metrics = metrics
         self._settings = settings
         self._on_file_awaited = on_file_awaited
+        self._outbound = outbound
+        self._contexts = ContextReader(database, http_allowed=outbound is not None)
         self._endings = GroupCommit(database, "end_turns")
         self._histories = Histories(
             database,
@@ -123,24 +134,40 @@ class TurnRunner:
             TurnFailed: the model or the settings are no good.
         """
         rows = await self._load_history(turn) if turn.has_history else []
+        context = await self._contexts.read(turn)
+        agent = context.agent
         max_tokens = budget_for(turn.model_id, self._settings.history_max_tokens)
-        instructions = turn.instructions
+        attached: Sequence[AttachedText] = ()
         if turn.has_attachments:
             attached = await self._load_attached(turn, max_tokens // 2)
             max_tokens -= count_tokens(attached)
-            instructions = "\n\n".join(filter(None, [instructions, as_instructions(attached)]))
-        earlier = newest_within([dict(row) for row in rows], max_tokens)
+        window = history_window([dict(row) for row in rows], max_tokens)
         request = EngineRequest(
             turn_id=turn.id,
             thread_id=turn.thread_id,
             tenant_id=turn.tenant_id,
             model_id=turn.model_id,
-            settings=turn.settings,
-            instructions=instructions or None,
-            history=[_as_model_message(row) for row in earlier],
+            settings=agent.sampling | turn.settings if agent.sampling else turn.settings,
+            instructions=context.instructions(turn, as_instructions(attached)),
+            history=[_as_model_message(row) for row in window.rows],
             prompt=turn.prompt,
+            tools=agent.tools,
+            tool_context=self._tool_context(turn, context),
+            max_cost=agent.max_cost,
         )
         return self._engines.engine_for(turn.model_id).start(request)
+
+    def _tool_context(self, turn: ClaimedTurn, context: TurnContext) -> ToolContext:
+        return ToolContext(
+            tenant_id=turn.tenant_id,
+            user_id=turn.user_id,
+            thread_id=turn.thread_id,
+            turn_id=turn.id,
+            timezone=context.timezone,
+            now=_utc_now,
+            read_attached=lambda: self._read_attached_whole(turn),
+            outbound=self._outbound,
+        )
 
     async def _load_history(self, turn: ClaimedTurn) -> list[asyncpg.Record]:
         while True:
@@ -161,6 +188,12 @@ class TurnRunner:
                 )
             except PostgresUnavailable:
                 await asyncio.sleep(COMMIT_RETRY_S)
+
+    async def _read_attached_whole(self, turn: ClaimedTurn) -> Sequence[AttachedText]:
+        """For tools, which read and search what does not fit into a model's context."""
+        if not turn.has_attachments:
+            return ()
+        return await read_attached(self._database, turn, TOOLS_ATTACHED_MAX_TOKENS)
 
     # -- drive
 
@@ -288,6 +321,10 @@ class TurnRunner:
             output_tokens=ended.usage.output_tokens if ended.usage else 0,
             error_code=ended.error.code if ended.error else None,
         )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 async def _succeeded(reply: asyncio.Future[Any] | None) -> bool:

@@ -289,7 +289,7 @@ def turn_to_json(turn: StoredTurn) -> bytes:
             "inputMessageId": _id(turn.input_message_id),
             "outputMessageId": _id(turn.output_message_id),
             "modelId": turn.model_id,
-            "settings": turn.settings,
+            "settings": turn.settings | {"agentSpecId": _id(turn.agent_spec_id)},
             "usage": None if turn.usage is None else turn.usage.model_dump(by_alias=True),
             "error": turn.error,
             "idempotencyKey": turn.idempotency_key,

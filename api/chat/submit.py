@@ -67,6 +67,7 @@ def build_turn(
         client_chose_key=key is not None,
         fingerprint=fingerprint,
         files=said.files,
+        names_model=body.model_id is not None,
     )
 
 
@@ -108,13 +109,16 @@ def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
     return key
 
 
-def read_timezone(request: Request) -> str:
-    """The IANA zone of `X-User-Timezone`; a browser sends it, so a wrong one is not an error."""
+def read_timezone(request: Request) -> str | None:
+    """The IANA zone of `X-User-Timezone`; None: the user's stored one counts when the turn runs.
+
+    A browser sends the header, so a wrong one is not an error.
+    """
     name = request.headers.get("x-user-timezone", "")
     try:
-        return ZoneInfo(name).key if 0 < len(name) <= 64 else "UTC"
+        return ZoneInfo(name).key if 0 < len(name) <= 64 else None
     except (ValueError, OSError, KeyError):
-        return "UTC"
+        return None
 
 
 def _check_key(key: str | None, loc: tuple[str | int, ...]) -> str | None:

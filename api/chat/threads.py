@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any, Final
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +23,7 @@ from api.chat.schemas import (
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from shared.errors import NotFound
+from shared.turn.model import Principal
 
 THREADS: Final = "/api/v1/chat/threads"
 THREAD: Final = f"{THREADS}/{{thread_id}}"
@@ -42,9 +43,12 @@ async def create_thread(request: Request) -> Response:
     """A new thread; every field of the body is optional."""
     principal = await authenticate(request)
     body = await read_model(request, CreateThread)
-    _refuse_agent_spec(body.agent_spec_id)
     row = await state_of(request).threads.create(
-        principal, title=body.title, system_prompt=body.system_prompt, metadata=body.metadata
+        principal,
+        title=body.title,
+        system_prompt=body.system_prompt,
+        metadata=body.metadata,
+        agent_spec_id=await _agent_spec_id(request, principal, body.agent_spec_id),
     )
     headers = {"location": THREAD.format(thread_id=row["id"])}
     return _json(thread_to_dict(row), HTTPStatus.CREATED, headers)
@@ -62,9 +66,12 @@ async def update_thread(request: Request) -> Response:
     principal = await authenticate(request)
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, UpdateThread)
-    _refuse_agent_spec(body.agent_spec_id)
-    changes = {name: getattr(body, name) for name in body.model_fields_set - {"agent_spec_id"}}
-    row = await state_of(request).threads.update(principal, thread_id, **changes)
+    threads = state_of(request).threads
+    changes = {name: getattr(body, name) for name in body.model_fields_set}
+    if body.agent_spec_id is not None:
+        await threads.get(principal, thread_id)  # a foreign thread is told of first
+        changes["agent_spec_id"] = await _agent_spec_id(request, principal, body.agent_spec_id)
+    row = await threads.update(principal, thread_id, **changes)
     return _json(thread_to_dict(row))
 
 
@@ -75,9 +82,9 @@ async def delete_thread(request: Request) -> Response:
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
-def _refuse_agent_spec(agent_spec_id: str | None) -> None:
-    if agent_spec_id is not None:  # no tenant has any yet
-        raise NotFound("Agent spec not found")
+async def _agent_spec_id(request: Request, principal: Principal, wanted: str | None) -> UUID | None:
+    specs = state_of(request).agent_specs
+    return None if wanted is None else await specs.require_entry_point(principal, wanted)
 
 
 def _json(

@@ -43,6 +43,8 @@ def turn_from_row(row: asyncpg.Record) -> Turn:
         ended_at=row["ended_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        agent_spec_id=row["agent_spec_id"],
+        agent_spec_version=row["agent_spec_version"],
     )
 
 
@@ -59,7 +61,7 @@ def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
         input_message_id=new.input_message_id,
         planned_output_message_id=new.planned_output_message_id,
         output_message_id=None,
-        model_id=new.model_id,
+        model_id=row["model_id"],
         settings=new.settings,
         concurrency_key=new.concurrency_key,
         max_running=row["max_running"],
@@ -73,6 +75,8 @@ def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
         ended_at=None,
         created_at=row["created_at"],
         updated_at=row["created_at"],
+        agent_spec_id=row["agent_spec_id"],
+        agent_spec_version=row["agent_spec_version"],
     )
 
 
@@ -98,4 +102,6 @@ def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
         has_attachments=has_attachments,
         has_history=row["has_history"],
         output_message_id=row["output_message_id"],
+        agent_spec_id=row["agent_spec_id"],
+        agent_spec_version=row["agent_spec_version"],
     )

@@ -34,8 +34,9 @@ class ThreadService:
         title: str | None,
         system_prompt: str | None,
         metadata: dict[str, Any],
+        agent_spec_id: UUID | None = None,
     ) -> asyncpg.Record:
-        """A new thread."""
+        """A new thread. `agent_spec_id` was checked by its own service."""
         row = await self._database.for_tenant(principal).fetch_one(
             "create_thread",
             new_id(),
@@ -44,6 +45,7 @@ class ThreadService:
             title,
             system_prompt,
             metadata,
+            agent_spec_id,
         )
         if row is None:  # an insert returns its row
             raise ThreadNotFound
@@ -80,14 +82,20 @@ class ThreadService:
         title: object = UNCHANGED,
         system_prompt: object = UNCHANGED,
         metadata: object = UNCHANGED,
+        agent_spec_id: object = UNCHANGED,
     ) -> asyncpg.Record:
-        """Changes what is given; None clears.
+        """Changes what is given; None clears. A new agent serves turns accepted from now on.
 
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
         changes: list[object] = []
-        for value in (title, system_prompt, {} if metadata is None else metadata):
+        for value in (
+            title,
+            system_prompt,
+            {} if metadata is None else metadata,
+            agent_spec_id,
+        ):
             is_given = value is not UNCHANGED
             changes += [is_given, value if is_given else None]
         return self._found(

@@ -163,6 +163,7 @@ class TurnService:
             self._queue_ttl_s,
             preview(new.text),
             title(new.text),
+            new.names_model,
         )
 
     async def _find_accepted(self, new: NewTurn) -> Any:

@@ -67,6 +67,8 @@ class NewTurn:
     fingerprint: bytes
     files: tuple[NewFile, ...] = ()
     """What the message brings along."""
+    names_model: bool = True
+    """False when `model_id` is only the deployment's default: an agent spec's goes before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,9 @@ class Turn:
     ended_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    agent_spec_id: UUID | None = None
+    agent_spec_version: int | None = None
+    """As they were at accept. None: the tenant had no agent spec yet."""
 
     @property
     def is_terminal(self) -> bool:
@@ -165,3 +170,5 @@ class ClaimedTurn:
     has_history: bool
     """Whether its thread had messages before it."""
     output_message_id: UUID
+    agent_spec_id: UUID | None = None
+    agent_spec_version: int | None = None

@@ -23,7 +23,10 @@ _Linger = Annotated[float, Field(ge=0, le=_MAX_LINGER_MS, allow_inf_nan=False)]
 
 
 class ScriptedToolCall(BaseModel):
-    """One tool call with its outcome: `error` when the tool failed, else `result`."""
+    """One tool call with its outcome: `error` when the tool failed, else `result`.
+
+    With neither, the turn's agent is asked for the tool of this name, which is really called.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -31,6 +34,11 @@ class ScriptedToolCall(BaseModel):
     args: dict[str, JsonValue] = Field(default_factory=dict)
     result: JsonValue = None
     error: str | None = Field(default=None, min_length=1, max_length=10_000)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the tool is to be called: the script gives no outcome."""
+        return not self.model_fields_set & {"result", "error"}
 
     @model_validator(mode="after")
     def _one_outcome(self) -> ScriptedToolCall:

@@ -35,7 +35,7 @@ from tests.acceptance.product import PEPPER, Product
 from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer
 from tests.fixtures.servers import with_database
 from tests.security.credentials import Keys
-from tests.security.routes import CHAT, PASSWORD, Place
+from tests.security.routes import CHAT, PASSWORD, SPECS, Place
 from tests.security.wire import send
 
 RSS_GROWTH_BYTES = 160 * 1024 * 1024
@@ -210,7 +210,17 @@ async def make_place(client: Client) -> Place:
     path = f"{CHAT}/threads/{thread_id}/attachments?artifact_id={artifact_id}"
     attachment = await client.post(path)
     assert attachment.status == 201, attachment.body
-    return Place(thread_id, turn.json["id"], artifact_id, attachment.json["id"], token)
+    markdown = f"---\nname: A\nslug: of-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
+    spec = await client.post(SPECS, {"markdown": markdown})
+    assert spec.status == 201, spec.body
+    return Place(
+        thread_id=thread_id,
+        turn_id=turn.json["id"],
+        artifact_id=artifact_id,
+        attachment_id=attachment.json["id"],
+        token_id=token,
+        spec_id=spec.json["id"],
+    )
 
 
 class Unharmed:

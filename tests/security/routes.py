@@ -25,6 +25,9 @@ _ARTIFACTS = "/api/v1/artifacts"
 _UPLOAD = (
     b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.txt"\r\n\r\nx\r\n--x--\r\n'
 )
+SPECS = "/api/v1/agents/specs"
+_SPEC = f"{SPECS}/{{spec_id}}"
+_MARKDOWN = "---\nname: A\nslug: s-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
 _TURN_BODY: dict[str, Any] = {"message": "x", "modelId": "scripted"}
 
 FORM = (b"content-type", b"multipart/form-data; boundary=x")
@@ -79,6 +82,11 @@ VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     f"POST {_ARTIFACTS}/upload": (201, _UPLOAD),
     f"GET {_ARTIFACTS}/{{artifact_id}}": (200, None),
     f"GET {_ARTIFACTS}/{{artifact_id}}/content": (200, None),
+    f"GET {SPECS}": (200, None),
+    f"POST {SPECS}": (201, {"markdown": _MARKDOWN}),
+    f"GET {_SPEC}": (200, None),
+    f"PATCH {_SPEC}": (200, {"markdown": _MARKDOWN}),
+    f"DELETE {_SPEC}": (204, None),
 }
 """Route → status and body of a valid request, on a thread with a pending turn and an attachment.
 
@@ -96,6 +104,7 @@ class Place:
     artifact_id: str = field(default_factory=lambda: str(new_id()))
     attachment_id: str = field(default_factory=lambda: str(new_id()))
     token_id: str = field(default_factory=lambda: str(new_id()))
+    spec_id: str = field(default_factory=lambda: str(new_id()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +135,13 @@ class Route:
         return self.operation is not None and self.operation.form is not None
 
     @property
-    def is_of_tenant(self) -> bool:
-        """What it shows is every user's of the tenant."""
-        return self.path.startswith(_ARTIFACTS)
-
-    @property
     def has_id(self) -> bool:
         return "{" in self.path
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all users of a tenant may use it on each other's things."""
+        return self.path.startswith((SPECS, _ARTIFACTS))
 
     @property
     def is_stream(self) -> bool:
@@ -167,9 +176,8 @@ class Route:
             return request
         if isinstance(self.body, bytes):
             return request.with_body(self.body).with_headers(FORM)
-        return request.with_body(orjson.dumps(self.body)).with_headers(
-            (b"content-type", b"application/json")
-        )
+        body = orjson.dumps(self.body).replace(b"{thread_id}", place.thread_id.encode())
+        return request.with_body(body).with_headers((b"content-type", b"application/json"))
 
 
 def names_of(app: Starlette) -> set[str]:

@@ -270,11 +270,12 @@ _BAD_VALUES: dict[str, dict[str, bytes]] = {
     },
     "offset": {
         "word": b"x", "negative": b"-1", "S03 2^63": b"9223372036854775808", "empty": b"",
-        "S03 5000 digits": b"1" * 5000, "S07 NUL": b"1%00", "fraction": b"1.0",
+        "S03 5000 digits": b"1" * 5000, "S03 1e9": b"1e9", "S07 NUL": b"1%00", "fraction": b"1.0",
     },
     "kind": {"word": b"picture", "empty": b"", "list": b"json,text"},
     "action_run_id": {"word": b"x", "S07 NUL": b"%00", "SQL": b"%27--", "empty": b""},
     "artifact_id": {"word": b"x", "S07 NUL": b"%00", "SQL": b"%27--", "empty": b""},
+    "mode": {"word": b"master", "case": b"PRIMARY", "empty": b"", "S07 NUL": b"primary%00"},
     "order": {"word": b"sideways", "SQL": b"asc;drop%20table%20turns", "empty": b""},
     "status": {"word": b"done", "list": b"pending,running", "case": b"PENDING", "empty": b""},
     "concurrencyKey": {"empty": b"", "S07 NUL": b"%00", "S09 long": b"k" * 256},

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import structlog
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.toolsets import AbstractToolset
-    from pydantic_ai.usage import RunUsage
+    from pydantic_ai.usage import RunUsage, UsageLimits
 
     from worker.engine.agent_task import AgentTask
 
@@ -76,6 +77,16 @@ class Deadlines:
     turn_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """Of one tool call, and of how many calls a run may make."""
+
+    call_s: float = 20.0
+    calls: int = 50
+    local_models: bool = True
+    """Whether models of `local:` are offered tools."""
+
+
 class AgentEngine:
     """Runs every model but `scripted`."""
 
@@ -84,10 +95,12 @@ class AgentEngine:
         models: Models,
         deadlines: Deadlines,
         toolsets: Sequence[AbstractToolset[None]] = (),
+        tool_limits: ToolLimits | None = None,
     ) -> None:
         self._models = models
         self._deadlines = deadlines
         self._toolsets = toolsets
+        self._tool_limits = tool_limits or ToolLimits()
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
 
     def start(self, request: EngineRequest) -> EngineRun:
@@ -98,7 +111,15 @@ class AgentEngine:
         """
         settings = _sampling(request.settings)
         budget = self._budgets[request.model_id.partition(":")[0]]
-        return _AgentRun(request, settings, self._models, self._deadlines, self._toolsets, budget)
+        return _AgentRun(
+            request,
+            settings,
+            self._models,
+            self._deadlines,
+            self._toolsets,
+            self._tool_limits,
+            budget,
+        )
 
 
 class _AgentRun:
@@ -109,13 +130,15 @@ class _AgentRun:
         models: Models,
         deadlines: Deadlines,
         toolsets: Sequence[AbstractToolset[None]],
+        tool_limits: ToolLimits,
         budget: RetryBudget,
     ) -> None:
         self._request = request
         self._sampling = sampling
         self._models = models
         self._deadlines = deadlines
-        self._toolsets = toolsets
+        self._toolsets = list(toolsets)
+        self._tool_limits = tool_limits
         self._budget = budget
         self._task: AgentTask | None = None
         self._ended = False
@@ -125,6 +148,7 @@ class _AgentRun:
     async def events(self) -> AsyncGenerator[EngineEvent, None]:
         due = asyncio.get_running_loop().time() + self._deadlines.first_token_s
         model = await self._models.model(self._request.model_id)
+        self._require_price(model)
         agent = self._agent(model)
         self._budget.earn()
         is_retry = False
@@ -140,7 +164,7 @@ class _AgentRun:
                             self._taken.pop()
                             raise
             except RuntimeError as error:  # the root of all errors of pydantic-ai
-                failure = turn_failure(error)
+                failure = self._cost_failure(error) or turn_failure(error)
                 if failure is None:
                     raise
                 pause_s = None if is_retry else self._pause_before_retry(error, due)
@@ -168,6 +192,7 @@ class _AgentRun:
             run_id=str(request.turn_id),
             conversation_id=str(request.thread_id),
             model_settings=self._model_settings(),
+            usage_limits=self._usage_limits(),
         )
         async with AgentTask(run, self._deadlines.turn_s) as task:
             self._task = task
@@ -188,9 +213,60 @@ class _AgentRun:
         from pydantic_ai import Agent
 
         instructions = self._request.instructions
+        toolsets = [*self._toolsets, *self._own_toolsets()]
         # A broken call of a tool is the model's to repeat; all else is retried here or nowhere.
-        retries: AgentRetries = {"tools": 1 if self._toolsets else 0, "output": 0}
-        return Agent(model, instructions=instructions, toolsets=self._toolsets, retries=retries)
+        retries: AgentRetries = {"tools": 1 if toolsets else 0, "output": 0}
+        return Agent(model, instructions=instructions, toolsets=toolsets, retries=retries)
+
+    def _own_toolsets(self) -> list[AbstractToolset[None]]:
+        request, limits = self._request, self._tool_limits
+        is_local = request.model_id.startswith("local:")
+        if not request.tools or request.tool_context is None:
+            return []
+        if is_local and not limits.local_models:
+            return []
+        from worker.engine.agent_tools import toolset_of
+
+        return [toolset_of(request.tools, request.tool_context, timeout_s=limits.call_s)]
+
+    # -- what a run may cost
+
+    @property
+    def _max_cost(self) -> Decimal | None:
+        return None if is_free(self._request.model_id) else self._request.max_cost
+
+    def _usage_limits(self) -> UsageLimits:
+        """A run that has reached its cost asks the model nothing more."""
+        from pydantic_ai.usage import UsageLimits
+
+        calls = self._tool_limits.calls
+        return UsageLimits(
+            request_limit=calls + 1, tool_calls_limit=calls, cost_limit=self._max_cost
+        )
+
+    def _require_price(self, model: Model) -> None:
+        """Refuses a limited run whose cost nobody could tell."""
+        if self._max_cost is None:
+            return
+        from genai_prices import Usage as Quantity
+        from genai_prices import calc_price
+
+        try:
+            calc_price(Quantity(input_tokens=1), model.model_name, provider_id=model.system)
+        except LookupError:
+            message = "The agent has a cost limit, and the price of this model is not known"
+            raise TurnFailed("cost_limit", message) from None
+
+    def _cost_failure(self, error: Exception) -> TurnFailed | None:
+        from pydantic_ai.exceptions import UsageLimitExceeded
+
+        run = self._task.run if self._task else None
+        if run is None or self._max_cost is None or not isinstance(error, UsageLimitExceeded):
+            return None
+        cost = run.usage.cost
+        if cost is None or cost <= self._max_cost:
+            return None
+        return TurnFailed("cost_limit", f"The turn has cost more than {self._max_cost:f} dollars")
 
     def _model_settings(self) -> ModelSettings:
         # SDK retries hide a 429 for as long as the provider says (14 s were seen): off.

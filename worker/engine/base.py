@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
 
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from worker.tools.base import OfferedTool, ToolContext
 
 EngineEvent = MessageDelta | ReasoningDelta | ToolCall | ToolResult
 
@@ -28,6 +30,11 @@ class EngineRequest:
     instructions: str | None
     history: list[dict[str, Any]]
     prompt: str
+    tools: tuple[OfferedTool, ...] = ()
+    tool_context: ToolContext | None = None
+    """Set wherever `tools` may be called."""
+    max_cost: Decimal | None = None
+    """US dollars, of all model calls of the run; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)

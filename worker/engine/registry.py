@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import TurnFailed
 from shared.settings import Settings
-from worker.engine.agent import AgentEngine, Deadlines
+from worker.engine.agent import AgentEngine, Deadlines, ToolLimits
 from worker.engine.base import Engine
 from worker.engine.providers import Providers
 from worker.engine.scripted import ScriptedEngine
@@ -20,13 +20,18 @@ class Engines:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._providers = Providers(settings)
-        self._scripted = ScriptedEngine()
+        self._scripted = ScriptedEngine(tool_timeout_s=settings.tool_timeout_s)
         self._agent = AgentEngine(
             self._providers,
             Deadlines(
                 first_token_s=settings.first_token_timeout_s,
                 idle_s=settings.idle_timeout_s,
                 turn_s=settings.turn_timeout_s,
+            ),
+            tool_limits=ToolLimits(
+                call_s=settings.tool_timeout_s,
+                calls=settings.tool_max_calls,
+                local_models=settings.local_llm_tools,
             ),
         )
 

@@ -17,6 +17,7 @@ from shared.errors import InvalidRequest, TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
 from shared.turn.script import Script, ScriptedToolCall, parse_script
 from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+from worker.tools.base import ToolFailed, call_tool
 
 _YIELD_EVERY: Final = 64
 """Deltas between two yields to the loop when there is no interval: about 0.1 ms of work."""
@@ -25,7 +26,10 @@ _WORD: Final = re.compile(r"^\s+|\S+\s*")
 
 
 class ScriptedEngine:
-    """Runs `settings.script`."""
+    """Runs `settings.script`. `tool_timeout_s` is for the tools that a script really calls."""
+
+    def __init__(self, tool_timeout_s: float = 20.0) -> None:
+        self._tool_timeout_s = tool_timeout_s
 
     def start(self, request: EngineRequest) -> EngineRun:
         """A run of the request's script.
@@ -38,13 +42,14 @@ class ScriptedEngine:
         except InvalidRequest as error:
             place = ".".join(str(part) for part in error.loc[1:])
             raise TurnFailed("invalid_settings", f"{place}: {error.msg}") from None
-        return _ScriptedRun(request, script)
+        return _ScriptedRun(request, script, self._tool_timeout_s)
 
 
 class _ScriptedRun:
-    def __init__(self, request: EngineRequest, script: Script) -> None:
+    def __init__(self, request: EngineRequest, script: Script, tool_timeout_s: float) -> None:
         self._request = request
         self._script = script
+        self._tool_timeout_s = tool_timeout_s
         self._words: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[tuple[str, ScriptedToolCall]] = []
@@ -66,8 +71,14 @@ class _ScriptedRun:
                     await self._pause()
                 self._reasoning.append(text)
                 yield ReasoningDelta(text)
-            for event in self._tool_events():
-                yield event
+            for number, call in enumerate(script.tool_calls):
+                call_id = f"call_{self._request.turn_id.hex}_{number}"
+                self._calls.append((call_id, call))
+                yield ToolCall(tool_call_id=call_id, name=call.name, args=call.args)
+                outcome = await self._call(call) if call.is_real else call
+                self._calls[-1] = (call_id, outcome)
+                self._results_given += 1
+                yield ToolResult(tool_call_id=call_id, result=outcome.result, error=outcome.error)
             breaks = {script.fail_after, script.hang_after}
             for text in self._message_words():
                 count = len(self._words)
@@ -100,13 +111,24 @@ class _ScriptedRun:
             await self._hang()
             self._due = asyncio.get_running_loop().time()
 
-    def _tool_events(self) -> Iterator[ToolCall | ToolResult]:
-        for number, call in enumerate(self._script.tool_calls):
-            call_id = f"call_{self._request.turn_id.hex}_{number}"
-            self._calls.append((call_id, call))
-            yield ToolCall(tool_call_id=call_id, name=call.name, args=call.args)
-            self._results_given += 1
-            yield ToolResult(tool_call_id=call_id, result=call.result, error=call.error)
+    async def _call(self, call: ScriptedToolCall) -> ScriptedToolCall:
+        """The call with what the agent's tool made of it."""
+        request = self._request
+        tools = {one.tool.name: one for one in request.tools}
+        try:
+            if request.tool_context is None or call.name not in tools:
+                raise ToolFailed(f"The agent has no tool {call.name}")  # noqa: TRY301
+            if tools[call.name].requires_approval:
+                raise ToolFailed("The tool needs an approval")  # noqa: TRY301
+            result = await call_tool(
+                tools[call.name].tool,
+                request.tool_context,
+                call.args,
+                timeout_s=self._tool_timeout_s,
+            )
+        except ToolFailed as failure:
+            return call.model_copy(update={"error": str(failure)})
+        return call.model_copy(update={"result": result})
 
     def _message_words(self) -> Iterator[str]:
         script = self._script

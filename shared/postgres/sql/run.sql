@@ -83,6 +83,7 @@ where t.id = any($1::uuid[]) and t.id = c.id and (t.status in ({sources:claim}))
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt,
+    t.agent_spec_id, t.agent_spec_version,
     t.planned_output_message_id as output_message_id,
     t.input_message_id,
     (

@@ -1,9 +1,9 @@
 -- name: create_thread :one tenant
 -- A new thread of one user.
--- $1 id  $2 tenant  $3 user  $4 title  $5 system prompt  $6 metadata
+-- $1 id  $2 tenant  $3 user  $4 title  $5 system prompt  $6 metadata  $7 agent spec
 with made as (
-    insert into threads (id, tenant_id, user_id, title, system_prompt, metadata)
-    values ($1, $2, $3, $4, $5, $6::jsonb)
+    insert into threads (id, tenant_id, user_id, title, system_prompt, metadata, agent_spec_id)
+    values ($1, $2, $3, $4, $5, $6::jsonb, $7)
     returning *
 )
 select m.*, null::turn_status as last_turn_status
@@ -41,13 +41,18 @@ order by coalesce(th.last_message_at, th.created_at) desc, th.id desc
 limit $5;
 
 -- name: update_thread :one tenant
--- Changes what the flags name. $1 thread $2 tenant $3 user $4/$5 title $6/$7 prompt $8/$9 metadata
+-- Changes what the flags name. $1 thread  $2 tenant  $3 user
+-- $4/$5 title  $6/$7 prompt  $8/$9 metadata  $10/$11 agent spec
 with changed as (
     update threads th
     set title = case when $4::boolean then $5 else th.title end,
         system_prompt = case when $6::boolean then $7 else th.system_prompt end,
         metadata = case when $8::boolean then $9::jsonb else th.metadata end,
-        updated_at = case when $4::boolean or $6::boolean or $8::boolean then now() else th.updated_at end
+        agent_spec_id = case when $10::boolean then $11::uuid else th.agent_spec_id end,
+        updated_at = case
+            when $4::boolean or $6::boolean or $8::boolean or $10::boolean then now()
+            else th.updated_at
+        end
     where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
     returning *

@@ -11,12 +11,14 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from api import health
+from api.agents import specs
 from api.chat import messages, threads
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
 from api.problems import EXCEPTION_HANDLERS
 from api.state import ApiState
 from shared.metrics import Metrics
+from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys, create_api_key, create_tenant, create_user
 from shared.service.threads import ThreadService
 from tests.fixtures.system import Api
@@ -46,7 +48,7 @@ AddClient = Callable[..., Awaitable[Client]]
 def app(api: Api) -> Starlette:
     app = Starlette(
         routes=[
-            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS]),
+            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS, *specs.OPERATIONS]),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
         ],
@@ -58,6 +60,7 @@ def app(api: Api) -> Starlette:
     state.redis = api.connection
     state.turns = api.turns
     state.threads = ThreadService(api.database, api.cancels)
+    state.agent_specs = AgentSpecService(api.database, agent_catalogue(api.settings))
     state.api_keys = ApiKeys(api.database, PEPPER)
     app.state = state  # type: ignore[assignment]  # as `api.app.Application` has it
     return app

@@ -24,7 +24,25 @@ QUERIES = load_queries()
 CLAIM = {"turns_pkey", "turns_line", "turns_running_slot"}
 FILES = {"threads_pkey", "artifacts_pkey", "stored_files_pkey"}
 BY_KEY = {
-    "accept_turns": {"threads_pkey", "turns_line", "concurrency_limits_pkey"},
+    "accept_turns": {
+        "threads_pkey",
+        "turns_line",
+        "concurrency_limits_pkey",
+        "agent_specs_pkey",
+        "agent_specs_default",
+    },
+    "get_agent_spec_version": {"agent_spec_versions_pkey"},
+    "get_agent_spec": {"agent_specs_pkey", "agent_spec_versions_pkey"},
+    "find_agent_spec_mode": {"agent_specs_pkey"},
+    "find_agent_slugs": {"agent_specs_by_slug"},
+    "find_default_agent": {"agent_specs_default"},
+    "list_agent_specs": {"agent_specs_by_slug", "agent_spec_versions_pkey"},
+    "count_agent_specs": {"agent_specs_by_slug"},
+    "lock_agent_spec": {"agent_specs_pkey"},
+    "delete_agent_spec": {"agent_specs_pkey"},
+    "set_default_agent": {"agent_specs_pkey"},
+    "clear_default_agent": {"agent_specs_default"},
+    "add_agent_spec_version": {"agent_specs_pkey"},
     "claim_turns": CLAIM | {"threads_pkey", "messages_pkey", "messages_by_turn"},
     "explain_refused_claims": CLAIM,
     "list_histories": {"messages_by_turn"},

@@ -24,8 +24,9 @@ from shared.turn.model import ConflictPolicy, Principal
 from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
-    "api_keys", "artifacts", "attachments", "concurrency_limits", "idempotency_keys", "messages",
-    "outbox", "stored_files", "tenants", "threads", "turns", "usage", "users",
+    "agent_spec_versions", "agent_specs", "api_keys", "artifacts", "attachments",
+    "concurrency_limits", "idempotency_keys", "messages", "outbox", "stored_files", "tenants",
+    "threads", "turns", "usage", "users",
 }  # fmt: skip
 OPEN = {
     "schema_migrations": "says which files ran; the tenants' role may not even read it",
@@ -48,6 +49,9 @@ class Owned:
     message: UUID
     artifact: UUID
     attachment: UUID
+    spec: UUID
+    """The default one."""
+    spare_spec: UUID
 
 
 async def add_turn(
@@ -110,7 +114,17 @@ async def theirs(admin: Any) -> Owned:
         "insert into attachments (id, tenant_id, thread_id, artifact_id) values ($1, $2, $3, $4)",
         attachment, tenant, thread, artifact,
     )  # fmt: skip
-    return Owned(who, thread, running, cancelled, silent, message, artifact, attachment)
+    spec, spare = new_id(), new_id()
+    await admin.execute(
+        "insert into agent_specs (id, tenant_id, slug, mode, is_default)"
+        " values ($1, $3, 'sales', 'primary', true), ($2, $3, 'spare', 'primary', false)",
+        spec, spare, tenant,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into agent_spec_versions values ($1, 1, $2, 'secret', '{}', 'secret')", spec, tenant
+    )
+    files = (artifact, attachment)
+    return Owned(who, thread, running, cancelled, silent, message, *files, spec, spare)
 
 
 @pytest.fixture
@@ -135,7 +149,8 @@ ASKS: dict[str, Arguments] = {
     "get_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
     "list_threads": lambda who, its: (who.tenant_id, who.user_id, None, None, 9),
     "update_thread": lambda who, its: (
-        its.thread, who.tenant_id, who.user_id, True, "stolen", False, None, False, None,
+        its.thread, who.tenant_id, who.user_id, True, "stolen", False, None, False, None, False,
+        None,
     ),
     "lock_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
     "delete_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
@@ -174,15 +189,32 @@ ASKS: dict[str, Arguments] = {
     "list_attached_texts": lambda who, its: (
         who.tenant_id, who.user_id, its.thread, its.message, 9, 9,
     ),
+    "list_agent_specs": lambda who, its: (who.tenant_id, None, 9, 0),
+    "count_agent_specs": lambda who, its: (who.tenant_id, None),
+    "get_agent_spec": lambda who, its: (its.spec, who.tenant_id),
+    "find_agent_spec_mode": lambda who, its: (its.spec, who.tenant_id),
+    "find_agent_slugs": lambda who, its: (who.tenant_id, ["sales"]),
+    "find_default_agent": lambda who, its: (who.tenant_id,),
+    "lock_agent_spec": lambda who, its: (its.spec, who.tenant_id),
+    "add_agent_spec_version": lambda who, its: (
+        its.spec, who.tenant_id, "x", "primary", None, who.user_id, "x", {}, "x",
+    ),
+    "clear_default_agent": lambda who, its: (who.tenant_id,),
+    "delete_agent_spec": lambda who, its: (its.spare_spec, who.tenant_id, who.user_id),
+    "set_default_agent": lambda who, its: (its.spec, who.tenant_id, who.user_id),
 }  # fmt: skip
 READS_NOTHING = {
     "lock_concurrency_key": "an advisory lock",
+    "lock_agent_specs": "an advisory lock",
     "create_thread": "see below",
     "add_access_token": "see below",
     "create_inline_artifact": "see below",
     "create_file_artifact": "see below",
     "create_attachment": "see below",
+    "add_agent_spec": "see below",
 }
+COUNTS = {"count_turns_ahead": "position", "count_agent_specs": "total"}
+"""Statements that always return a row, and where in it the number is."""
 
 
 def without_conditions(query: Query) -> Query:
@@ -212,7 +244,7 @@ async def test_a_statement_without_its_conditions_still_keeps_to_its_tenant(
     async def undo(transaction: Transaction) -> None:
         rows = await transaction.fetch_many(name, *args)
         assert rows, "without the second lock the stranger sees it"
-        assert name != "count_turns_ahead" or rows[0]["position"]
+        assert name not in COUNTS or rows[0][COUNTS[name]]
         raise KeyError
 
     monkeypatch.setitem(load_queries(), name, replace(query, role="engine"))
@@ -220,8 +252,7 @@ async def test_a_statement_without_its_conditions_still_keeps_to_its_tenant(
         await database.run_in_transaction(undo)
     monkeypatch.setitem(load_queries(), name, query)
     rows = await database.for_tenant(stranger).fetch_many(name, *args)
-    assert name == "count_turns_ahead" or rows == []
-    assert [row["position"] for row in rows if name == "count_turns_ahead"] in ([], [0])
+    assert [row for row in rows if name not in COUNTS or row[COUNTS[name]]] == []
     assert await snapshot(admin) == before
 
 
@@ -232,10 +263,10 @@ async def test_a_statement_under_the_wrong_tenant_finds_nothing(
     args = ASKS[name](theirs.owner, theirs)
     before = await snapshot(admin)
     rows = await database.for_tenant(stranger).fetch_many(name, *args)
-    assert [row for row in rows if name != "count_turns_ahead" or row["position"]] == []
+    assert [row for row in rows if name not in COUNTS or row[COUNTS[name]]] == []
     assert await snapshot(admin) == before
     (row, *_) = await database.for_tenant(theirs.owner).fetch_many(name, *args)
-    assert name != "count_turns_ahead" or row["position"], "its owner may"
+    assert name not in COUNTS or row[COUNTS[name]], "its owner may"
 
 
 async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
@@ -262,7 +293,7 @@ async def test_nobody_makes_a_thread_for_another(
     for owner in (theirs.owner, other_user, unknown_user):
         with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
             await database.for_tenant(stranger).fetch_one(
-                "create_thread", new_id(), owner.tenant_id, owner.user_id, None, None, {}
+                "create_thread", new_id(), owner.tenant_id, owner.user_id, None, None, {}, None
             )
         errors.add((str(refused.value), refused.value.detail))
     assert len(errors) == 1, "who exists elsewhere and who does not are told the same"
@@ -312,12 +343,31 @@ async def test_nobody_makes_files_for_another(
     assert await snapshot(admin) == before
 
 
+async def test_nobody_makes_an_agent_spec_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    for tenant_id in (theirs.owner.tenant_id, new_id()):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(stranger).fetch_one(
+                "add_agent_spec", new_id(), tenant_id, "s", "primary", None, False, None, "", {}, ""
+            )
+    assert await snapshot(admin) == before
+
+
 async def test_a_broken_constraint_names_no_foreign_value(
     database: Database, theirs: Owned, stranger: Principal
 ) -> None:
     with pytest.raises(asyncpg.UniqueViolationError) as broken:
         await database.for_tenant(stranger).fetch_one(
-            "create_thread", theirs.thread, stranger.tenant_id, stranger.user_id, None, None, {}
+            "create_thread",
+            theirs.thread,
+            stranger.tenant_id,
+            stranger.user_id,
+            None,
+            None,
+            {},
+            None,
         )
     assert broken.value.detail is None
     assert str(theirs.thread) not in str(broken.value)
@@ -528,7 +578,7 @@ async def test_a_transaction_that_breaks_leaves_nothing(
                 raise KeyError
             case "refused":
                 await transaction.fetch_one(
-                    "create_thread", theirs.thread, who.tenant_id, who.user_id, None, None, {}
+                    "create_thread", theirs.thread, who.tenant_id, who.user_id, None, None, {}, None
                 )
             case "cancelled":
                 await transaction._connection.execute("select pg_sleep(10)")
@@ -594,7 +644,7 @@ async def test_a_thousand_calls_of_many_tenants_never_meet(
                 assert rows[0] is not None
             case 1:
                 with pytest.raises(asyncpg.UniqueViolationError):
-                    await mine.fetch_one("create_thread", thread, *who, None, None, {})
+                    await mine.fetch_one("create_thread", thread, *who, None, None, {}, None)
                 return
             case 2:
                 rows = [await mine.run_in_transaction(

@@ -243,7 +243,7 @@ def test_a_waiting_turn_shows_its_nulls() -> None:
         "inputMessageId": str(ID),
         "outputMessageId": None,
         "modelId": "scripted",
-        "settings": {},
+        "settings": {"agentSpecId": None},
         "usage": None,
         "error": None,
         "idempotencyKey": None,
