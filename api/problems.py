@@ -34,6 +34,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
     errors.ConcurrencyConflict: 409,
+    errors.ApprovalConflict: 409,
     errors.CursorExpired: 410,
     errors.QueueFull: 429,
     errors.RateLimitExceeded: 429,
@@ -75,7 +76,7 @@ def problem_response(error: Exception) -> Response:
                 str(error),
                 headers={"retry-after": str(error.retry_after_s)},
             )
-        case errors.ConcurrencyConflict() | errors.CursorExpired():
+        case errors.ConcurrencyConflict() | errors.ApprovalConflict() | errors.CursorExpired():
             status = STATUS_OF[type(error)]
             if error.turn_id is None:
                 return _problem(status, str(error))

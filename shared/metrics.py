@@ -91,4 +91,9 @@ class Metrics:
             "turnkeep_stalled_connections", "Closed because the client did not take its answer",
             registry=registry,
         )  # fmt: skip
+        self.approvals = Counter(
+            "turnkeep_approvals", "Tool calls that somebody must approve", ["what"],
+            registry=registry,
+        )  # fmt: skip
+        """`what`: asked, approved, denied; a turn whose time to decide was over: expired."""
         ProcessCollector(registry=registry)

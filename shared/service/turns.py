@@ -30,7 +30,14 @@ from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub, ended_event
-from shared.turn.events import Cursor, MessageDelta, Usage, decode_event, encode_event
+from shared.turn.events import (
+    Cursor,
+    MessageDelta,
+    TurnStarted,
+    Usage,
+    decode_event,
+    encode_event,
+)
 from shared.turn.messages import interrupted_response, preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
@@ -264,10 +271,15 @@ class TurnService:
         return 0 if row is None else int(row["position"])
 
     async def wait(self, principal: Principal, turn: Turn, timeout_s: float) -> Turn:
-        """The turn once it has ended, or as it is after `timeout_s`."""
-        return turn if turn.is_terminal else await self._await_end(principal, turn.id, timeout_s)
+        """The turn once it has ended or is parked anew, or as it is after `timeout_s`."""
+        if turn.is_terminal:
+            return turn
+        was_parked = turn.status is TurnStatus.AWAITING_APPROVAL
+        return await self._await_end(principal, turn.id, timeout_s, was_parked=was_parked)
 
-    async def _await_end(self, principal: Principal, turn_id: UUID, timeout_s: float) -> Turn:
+    async def _await_end(
+        self, principal: Principal, turn_id: UUID, timeout_s: float, *, was_parked: bool = False
+    ) -> Turn:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         async with self._hub.listen_for_end(turn_id) as ended:
@@ -275,8 +287,11 @@ class TurnService:
                 ended.clear()
                 turn = await self.get(principal, turn_id)
                 left_s = deadline - loop.time()
-                if turn.is_terminal or left_s <= 0 or self._hub.is_draining:
+                is_parked = turn.status is TurnStatus.AWAITING_APPROVAL
+                is_news = turn.is_terminal or (is_parked and not was_parked)
+                if is_news or left_s <= 0 or self._hub.is_draining:
                     return turn
+                was_parked = is_parked
                 try:
                     async with asyncio.timeout(min(left_s, END_POLL_S)):
                         await ended.wait()
@@ -309,7 +324,8 @@ class TurnService:
         if turn.status is TurnStatus.CANCELLED:
             # Of a turn that ended otherwise meanwhile, readers get every delta.
             await self._hub.deliver_all(turn.id, DELIVER_WAIT_S)
-        if partial_text and turn.status is TurnStatus.CANCELLED:
+        if partial_text and turn.status is TurnStatus.CANCELLED and not turn.parked_count:
+            # Of a turn that was parked, the reader's text runs over several messages: ours stand.
             await self._put_partial_text(turn, partial_text)
             turn = await self.get(principal, turn_id)
         return turn
@@ -364,13 +380,13 @@ class TurnService:
 
     async def _force_cancel(self, turn: Turn) -> Turn | None:
         if turn.status is not TurnStatus.RUNNING:
-            # It was handed back meanwhile: a pending turn is cancelled by the request itself.
+            # Handed back or parked meanwhile: such a turn is cancelled by the request itself.
             row = await self._database.for_tenant(turn).fetch_one(
                 "request_cancel", turn.id, turn.tenant_id, turn.user_id
             )
         else:
             text = await self._read_partial_text(turn, turn.attempt)
-            usage = Usage(output_tokens=len(text.split()))
+            usage = Usage(output_tokens=len(text.split())) + turn.usage
             row = await self._database.for_tenant(turn).fetch_one(
                 "force_cancel",
                 turn.id,
@@ -399,11 +415,18 @@ class TurnService:
 
     async def _read_partial_text(self, turn: Turn, attempt: int) -> str:
         parts: list[str] = []
+        retold = 0
         try:
             async for batch in self._event_log.read_all(turn.id, Cursor(attempt, 0)):
-                if batch.attempt == attempt:
-                    events = (decode_event(payload) for payload in batch.payloads)
-                    parts += [event.text for event in events if isinstance(event, MessageDelta)]
+                if batch.attempt != attempt:
+                    continue
+                for event in map(decode_event, batch.payloads):
+                    if retold:
+                        retold -= 1  # stored when the turn was parked
+                    elif isinstance(event, MessageDelta):
+                        parts.append(event.text)
+                    elif isinstance(event, TurnStarted):
+                        retold = event.retold or 0
         except (RedisUnavailable, RedisReplyError):
             log.warning("turn.partial_text_unread", turn_id=str(turn.id))
         return "".join(parts)
@@ -431,6 +454,10 @@ class TurnService:
         )
 
     # -- after a commit
+
+    def announce_resumed(self, turn: Turn) -> None:
+        """Tells Redis that a parked turn waits again. Losing this loses nothing."""
+        self._announce(resumed_line(turn))
 
     async def publish_end(self, turn: Turn) -> None:
         """Tells Redis of a turn that ended without its worker: closes its log, frees its slot.
@@ -474,6 +501,17 @@ class TurnService:
         """Waits for announcements under way."""
         if self._announcements:
             await asyncio.wait(self._announcements, timeout=2)
+
+
+def resumed_line(turn: Turn) -> LineChange:
+    """What is new on the line of a turn that was parked and waits again."""
+    return LineChange(
+        turn.tenant_id,
+        turn.concurrency_key,
+        turn.max_running,
+        over=[turn.id],
+        waiting={turn.id: turn.accept_seq},
+    )
 
 
 def _waiting(turn: Turn) -> LineChange:

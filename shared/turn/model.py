@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from shared.turn.approval import OpenApproval
 from shared.turn.events import Usage
 from shared.turn.state import TERMINAL, TurnStatus
 
@@ -95,12 +96,16 @@ class Turn:
     error: dict[str, str] | None
     worker_id: str | None
     last_seq: int
-    """Seq of `turn.ended` under `attempt`; 0 while active."""
+    """Seq of `turn.ended` or `turn.awaiting_approval` under `attempt`; 0 while it goes on."""
     cancel_requested_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    parked_count: int = 0
+    """How often tool calls of it had to be approved."""
+    approvals: tuple[OpenApproval, ...] = ()
+    """What a parked turn waits for; only known where one turn, or a list, was read."""
 
     @property
     def is_terminal(self) -> bool:
@@ -140,3 +145,7 @@ class ClaimedTurn:
     has_history: bool
     """Whether its thread had messages before it."""
     output_message_id: UUID
+    parked_count: int = 0
+    """How often it was parked for approvals; its attempts before that are part of it."""
+    earlier_usage: Usage | None = None
+    """What it had used when it was parked last."""
