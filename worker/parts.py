@@ -66,6 +66,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             turns=core.turns,
             metrics=metrics,
             interval_s=settings.sweeper_interval_s,
+            approval_expiry=settings.approval_expiry,
         )
         writer = EventWriter(
             event_log=core.event_log,

@@ -7,9 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+from shared.turn.approval import Approval
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
 
 EngineEvent = MessageDelta | ReasoningDelta | ToolCall | ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a turn that was parked goes on from.
+
+    `messages` are its own so far, behind the user's, as in `EngineRequest.history`. The calls at
+    their end that have no result yet are those of `approvals`, all of them decided.
+    """
+
+    round: int
+    """How often the turn was parked."""
+    messages: list[dict[str, Any]]
+    approvals: list[Approval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,7 @@ class EngineRequest:
     instructions: str | None
     history: list[dict[str, Any]]
     prompt: str
+    resumption: Resumption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +56,24 @@ class EngineMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedCall:
+    """A tool call that waits for somebody's approval."""
+
+    tool_call_id: str
+    name: str
+    args: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What a run has produced so far: whole after its last event, partial before."""
+    """What a run has produced so far: whole after its last event, partial before.
+
+    A run that has `asked` ends there; another one goes on once all of it is decided.
+    """
 
     messages: list[EngineMessage] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    asked: list[AskedCall] = field(default_factory=list)
 
 
 class EngineRun(Protocol):
