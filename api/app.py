@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
 from api.admission import Admission, RateLimit
-from api.chat import messages, threads, turns
+from api.chat import approvals, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -25,13 +25,19 @@ from api.stream_keeper import StreamKeeper
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
+from shared.service.approvals import ApprovalService
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
 from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
 from shared.settings import Settings
 
-OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+OPERATIONS = (
+    *threads.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *approvals.OPERATIONS,
+)
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
 
@@ -116,6 +122,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.event_log = core.event_log
         state.hub = core.hub
         state.turns = core.turns
+        state.approvals = ApprovalService(core.database, core.turns, state.metrics)
         state.threads = ThreadService(state.database, state.turns)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)

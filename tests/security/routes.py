@@ -45,6 +45,8 @@ VALID: dict[str, tuple[int, dict[str, Any] | None]] = {
     f"GET {_TURN}": (200, None),
     f"GET {_TURN}/events": (200, None),
     f"POST {_TURN}/cancel": (200, {"partialText": "x"}),
+    # Of a turn that waits for nobody's approval: the conflict is told to its owner only.
+    f"POST {_TURN}/actions": (409, {"decisions": [{"toolCallId": "x", "approved": True}]}),
 }
 """Route → status and body of a valid request, on a thread with a pending turn."""
 
