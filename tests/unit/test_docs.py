@@ -17,6 +17,7 @@ _DOCUMENTS = [
     Path("README.md"),
     Path("SECURITY.md"),
     _ARCHITECTURE,
+    Path("docs/approvals.md"),
     Path("docs/hot-path.md"),
     Path("docs/outbound.md"),
     Path("docs/overload.md"),
