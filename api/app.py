@@ -15,7 +15,7 @@ from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
 from api.agents import specs
 from api.artifacts import operations as artifacts
-from api.chat import attachments, messages, threads, turns
+from api.chat import approvals, attachments, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -32,6 +32,7 @@ from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys
+from shared.service.approvals import ApprovalService
 from shared.service.artifacts import ArtifactService
 from shared.service.attachments import AttachmentService
 from shared.service.backlog import BacklogCounter
@@ -48,6 +49,7 @@ OPERATIONS = (
     *threads.OPERATIONS,
     *messages.OPERATIONS,
     *turns.OPERATIONS,
+    *approvals.OPERATIONS,
     *attachments.OPERATIONS,
     *artifacts.OPERATIONS,
     *specs.OPERATIONS,
@@ -153,6 +155,7 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.hub = core.hub
         state.turns = core.turns
         state.cancels = core.cancels
+        state.approvals = ApprovalService(core.database, core.turns, state.metrics)
         state.threads = ThreadService(state.database, core.cancels)
         state.agent_specs = AgentSpecService(core.database, agent_catalogue(settings))
         state.objects = ObjectStore(settings)

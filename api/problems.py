@@ -44,6 +44,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.TooManyTokens: 409,
     errors.SlugTaken: 409,
     errors.AgentSpecInUse: 409,
+    errors.ApprovalConflict: 409,
     errors.CursorExpired: 410,
     errors.QueueFull: 429,
     errors.RateLimitExceeded: 429,
@@ -87,7 +88,7 @@ def problem_response(error: Exception) -> Response:
                 str(error),
                 headers={"retry-after": str(error.retry_after_s)},
             )
-        case errors.ConcurrencyConflict() | errors.CursorExpired():
+        case errors.ConcurrencyConflict() | errors.ApprovalConflict() | errors.CursorExpired():
             status = STATUS_OF[type(error)]
             if error.turn_id is None:
                 return _problem(status, str(error))

@@ -201,7 +201,7 @@ class EventStreamResponse:
                 return b""
             if batches:
                 data = await self._send_all_but_last(send, batches)
-                if follower.is_done.is_set():
+                if follower.is_done.is_set() or self._encoder.is_over:
                     return data
                 await self._send(send, data)
             elif self._must_speak:

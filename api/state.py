@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.redis.event_log import EventLog
     from shared.service.agent_specs import AgentSpecService
     from shared.service.api_keys import ApiKeys
+    from shared.service.approvals import ApprovalService
     from shared.service.artifacts import ArtifactService
     from shared.service.attachments import AttachmentService
     from shared.service.cancel import CancelService
@@ -48,6 +49,7 @@ class ApiState:
     hub: FollowHub = field(init=False)
     turns: TurnService = field(init=False)
     cancels: CancelService = field(init=False)
+    approvals: ApprovalService = field(init=False)
     threads: ThreadService = field(init=False)
     agent_specs: AgentSpecService = field(init=False)
     objects: ObjectStore = field(init=False)

@@ -22,6 +22,7 @@ TurnkeepError
 │   ├── TooManyTokens
 │   ├── SlugTaken
 │   ├── AgentSpecInUse
+│   ├── ApprovalConflict
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
 │   ├── QueueFull
@@ -236,6 +237,16 @@ class TooManyTokens(RequestRejected):
         super().__init__(f"You have {most} valid access tokens; revoke one first")
 
 
+class ApprovalConflict(RequestRejected):
+    """Decisions on tool calls that were decided otherwise, or that are not to be decided."""
+
+    code = "approval_conflict"
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__("The turn's tool calls are not open to these decisions")
+        self.turn_id: str | None = turn_id
+
+
 class CursorExpired(RequestRejected):
     """The event cursor can no longer be served; read the turn instead."""
 
@@ -289,7 +300,8 @@ class TurnFailed(TurnkeepError):
 
     Codes: invalid_settings, model_not_configured, model_auth, model_error, rate_limited,
     context_too_long, content_filter, output_limit, cost_limit, timeout, internal. Postgres writes
-    two more where nobody runs the turn: `poison` (`reap_turn`) and, on an expired one, `queue_ttl`.
+    three more where nobody runs the turn: `poison` (`reap_turn`), on an expired one `queue_ttl`,
+    and on one that was cancelled because nobody decided in time `approval_expired`.
     """
 
     code = "turn_failed"

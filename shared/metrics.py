@@ -70,4 +70,8 @@ class Metrics:
         self.stalled_connections = counter(
             "turnkeep_stalled_connections", "Closed because the client did not take its answer"
         )
+        self.approvals = counter(
+            "turnkeep_approvals", "Tool calls that somebody must approve", ["what"]
+        )
+        """`what`: asked, approved, denied; a turn whose time to decide was over: expired."""
         ProcessCollector(registry=self.registry)

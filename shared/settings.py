@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     queue_ttl_s: float = Field(default=86_400, gt=0, description="Then a pending turn expires")
     drain_s: float = Field(default=25.0, ge=0, description="Grace for turns at shutdown")
     idempotency_ttl_s: float = Field(default=86_400, ge=86_400, description="After the end")
+    approval_ttl_s: float = Field(default=86_400, gt=0, description="To decide on a tool call")
+    approval_expiry: Literal["deny", "cancel"] = Field(
+        default="deny", description="What happens then: the call is denied, or the turn cancelled"
+    )
     cancel_wait_s: float = Field(default=0.3, gt=0, description="Then a cancel is forced")
 
     # -- models

@@ -76,9 +76,11 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         sweeper = Sweeper(
             database=core.database,
             dispatch=core.dispatch,
+            turns=core.turns,
             ends=core.ends,
             metrics=metrics,
             interval_s=settings.sweeper_interval_s,
+            approval_expiry=settings.approval_expiry,
         )
         writer = EventWriter(
             event_log=core.event_log,

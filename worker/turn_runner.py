@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
@@ -27,7 +27,9 @@ from shared.redis.dispatch import Dispatch, LineChange
 from shared.settings import Settings
 from shared.turn.attached import AttachedText
 from shared.turn.events import (
+    AwaitingApproval,
     MessageDelta,
+    OpenCall,
     ReasoningDelta,
     ToolCall,
     ToolResult,
@@ -38,11 +40,20 @@ from shared.turn.events import (
 )
 from shared.turn.messages import preview
 from shared.turn.model import ClaimedTurn, duration_s
+from shared.turn.retell import retell
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
+from worker.approvals import RecordedRun, park_arguments, read_resumption
 from worker.attachments import as_instructions, count_tokens, read_attached
 from worker.context import ContextReader, TurnContext
-from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+from worker.engine.base import (
+    EngineEvent,
+    EngineMessage,
+    EngineRequest,
+    EngineResult,
+    EngineRun,
+    Resumption,
+)
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
@@ -123,11 +134,20 @@ class TurnRunner:
         if ending is None:
             self._writer.forget(turn_log)
             return
-        await self._end(held, turn_log, *_with_result(turn, ending, drive))
+        ended: Ending | None
+        ended, result = _with_result(turn, ending, drive)
+        if result.asked and ended.status is TurnStatus.COMPLETED:
+            ended = await self._park(held, turn_log, result)
+        if ended is not None:
+            await self._end(held, turn_log, ended, result)
 
     # -- prepare
 
-    async def prepare(self, turn: ClaimedTurn) -> EngineRun:
+    async def read_resumption(self, turn: ClaimedTurn) -> Resumption:
+        """What a turn goes on from that was parked."""
+        return await read_resumption(self._database, turn)
+
+    async def prepare(self, turn: ClaimedTurn, resumption: Resumption | None = None) -> EngineRun:
         """The engine's run of a turn, with the history it may see.
 
         Raises:
@@ -154,8 +174,10 @@ class TurnRunner:
             tools=agent.tools,
             tool_context=self._tool_context(turn, context),
             max_cost=agent.max_cost,
+            resumption=resumption,
         )
-        return self._engines.engine_for(turn.model_id).start(request)
+        run = self._engines.engine_for(turn.model_id).start(request)
+        return run if resumption is None else RecordedRun(run, self._database, turn, resumption)
 
     def _tool_context(self, turn: ClaimedTurn, context: TurnContext) -> ToolContext:
         return ToolContext(
@@ -232,6 +254,63 @@ class TurnRunner:
                 what = "end of the turn"
             raise TurnFailed("timeout", f"The model's {what} did not come in time") from error
 
+    # -- park
+
+    async def _park(self, held: HeldTurn, turn_log: TurnLog, result: EngineResult) -> Ending | None:
+        """Puts the turn away until its tool calls are decided; how it ends if it cannot be."""
+        turn = held.turn
+        held.is_ending = True
+        messages = [_as_row(message, turn, None) for message in result.messages]
+        last_seq = turn_log.last_seq + 1
+        said = _last_text(messages)
+        ttl_s = self._settings.approval_ttl_s
+        arguments = park_arguments(turn, result, messages, last_seq, said, ttl_s)
+        is_retry = False
+        while held.stop_reason is not StopReason.FENCED:
+            try:
+                row = await self._database.fetch_one("park_turn", *arguments)
+                if row is None and is_retry:
+                    row = await self._find_own_parking(turn, last_seq)
+            except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
+                log.warning("turn.commit_delayed", turn_id=str(turn.id), error=str(error))
+                is_retry = True
+                await asyncio.sleep(COMMIT_RETRY_S)
+                continue
+            except asyncpg.UniqueViolationError:
+                message = "The model has used the id of a tool call again"
+                return Ending(TurnStatus.FAILED, TurnFailed("model_error", message))
+            except asyncpg.PostgresError as error:
+                log.warning("turn.unstorable", turn_id=str(turn.id), exc_info=error)
+                return _without_messages(Ending(TurnStatus.COMPLETED))
+            if row is None:
+                return Ending(TurnStatus.CANCELLED)  # or fenced: then this is refused as well
+            await self._publish_parking(turn, turn_log, result, row)
+            return None
+        self._writer.forget(turn_log)
+        return None
+
+    async def _find_own_parking(self, turn: ClaimedTurn, last_seq: int) -> asyncpg.Record | None:
+        """The row, if the commit whose outcome was unknown did happen and is the last word."""
+        row = await self._database.for_tenant(turn).fetch_one(
+            "get_turn_of_tenant", turn.id, turn.tenant_id
+        )
+        if row is None or row["status"] != TurnStatus.AWAITING_APPROVAL:
+            return None
+        return row if (row["attempt"], row["last_seq"]) == (turn.attempt, last_seq) else None
+
+    async def _publish_parking(
+        self, turn: ClaimedTurn, turn_log: TurnLog, result: EngineResult, row: asyncpg.Record
+    ) -> None:
+        calls = [OpenCall(tool_call_id=c.tool_call_id, name=c.name) for c in result.asked]
+        try:
+            turn_log.append(AwaitingApproval(actions=calls, expires_at=row["expires_at"]))
+        except TurnFailed:
+            log.warning("turn.parking_unpublished", turn_id=str(turn.id))  # the log is full
+        self._writer.flush(turn_log)
+        await self._flush_rest(turn_log)
+        self._metrics.approvals.labels(what="asked").inc(len(calls))
+        log.info("turn.parked", turn_id=str(turn.id), attempt=turn.attempt, tool_calls=len(calls))
+
     # -- end
 
     async def _end(
@@ -294,19 +373,22 @@ class TurnRunner:
         change = LineChange(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
         # Usually both leave in one write, the end before the slot.
         released = self._dispatch.send_settle(change) if self._writer.flush(turn_log) else None
-        if not turn_log.flushed.is_set():
-            try:
-                async with asyncio.timeout(FLUSH_TIMEOUT_S):
-                    await turn_log.flushed.wait()
-            except TimeoutError:
-                # Readers learn the end from Postgres.
-                log.warning("turn.end_unpublished", turn_id=str(turn.id))
-        self._writer.forget(turn_log)
+        await self._flush_rest(turn_log)
         try:
             if not await _succeeded(released):
                 await self._dispatch.settle(change)
         except (RedisUnavailable, RedisReplyError) as error:
             log.warning("turn.slot_unreleased", turn_id=str(turn.id), error=str(error))
+
+    async def _flush_rest(self, turn_log: TurnLog) -> None:
+        if not turn_log.flushed.is_set():
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                    await turn_log.flushed.wait()
+            except TimeoutError:
+                # Readers learn it from Postgres.
+                log.warning("turn.end_unpublished", turn_id=str(turn_log.turn_id))
+        self._writer.forget(turn_log)
 
     def _report(self, turn: ClaimedTurn, ended: TurnEnded) -> None:
         self._metrics.turns_ended.labels(status=ended.status).inc()
@@ -349,9 +431,23 @@ class _Drive:
 
     async def run(self) -> None:
         turn = self._held.turn
-        self._turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
-        self._run = await self._runner.prepare(self._held.turn)
+        if turn.parked_count:
+            self._run = await self._go_on(turn)
+        else:
+            self._turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
+            self._run = await self._runner.prepare(turn)
         await self._runner.drive(self._run, self._turn_log)
+
+    async def _go_on(self, turn: ClaimedTurn) -> EngineRun:
+        """The run of a turn that was parked, once its readers have heard what led up to it."""
+        resumption = await self._runner.read_resumption(turn)
+        told = retell(resumption.messages)
+        self._turn_log.append(
+            TurnStarted(attempt=turn.attempt, model_id=turn.model_id, retold=len(told))
+        )
+        for event in told:
+            self._turn_log.append(event)
+        return await self._runner.prepare(turn, resumption)
 
     def result(self) -> EngineResult:
         return EngineResult() if self._run is None else self._run.result()
@@ -376,17 +472,20 @@ def _judge(held: HeldTurn, task: asyncio.Task[None]) -> Ending | None:
 def _with_result(turn: ClaimedTurn, ending: Ending, drive: _Drive) -> tuple[Ending, EngineResult]:
     """The ending and what was produced until then; the turn ends also where that cannot be told."""
     try:
-        return ending, drive.result()
+        result = drive.result()
     except Exception:  # the outermost boundary of an engine
         log.critical("turn.defect", turn_id=str(turn.id), exc_info=True)
-        return _without_messages(ending), EngineResult()
+        ending, result = _without_messages(ending), EngineResult()
+    if turn.earlier_usage is not None:
+        result = replace(result, usage=result.usage + turn.earlier_usage)
+    return ending, result
 
 
 def _end_arguments(
     turn: ClaimedTurn, turn_log: TurnLog, ending: Ending, result: EngineResult
 ) -> tuple[Any, ...]:
-    messages = [_as_row(message, turn, result) for message in result.messages]
-    text = next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), None)
+    answer = _answer(result)
+    messages = [_as_row(message, turn, answer) for message in result.messages]
     return (
         turn.id,
         turn.tenant_id,
@@ -398,9 +497,15 @@ def _end_arguments(
         turn_log.last_seq + 1,
         _answer_id(messages, turn),
         messages,
-        preview(text) if text else None,
+        _last_text(messages),
         turn.thread_id,
     )
+
+
+def _last_text(messages: list[dict[str, Any]]) -> str | None:
+    """Preview of the last assistant message; None when there is none, or it has no text."""
+    text = next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), None)
+    return preview(text) if text else None
 
 
 def _ended_event(
@@ -447,10 +552,11 @@ def _storable_event(event: EngineEvent) -> EngineEvent:
             assert_never(event)
 
 
-def _as_row(message: EngineMessage, turn: ClaimedTurn, result: EngineResult) -> dict[str, Any]:
-    is_answer = message is _answer(result)
+def _as_row(
+    message: EngineMessage, turn: ClaimedTurn, answer: EngineMessage | None
+) -> dict[str, Any]:
     return {
-        "id": str(turn.output_message_id if is_answer else new_id()),
+        "id": str(turn.output_message_id if message is answer else new_id()),
         "role": message.role,
         "content": storable(message.content),
         "raw_data": storable_json(message.raw),

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import orjson
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StrictBool, ValidationError
 
 from api.chat.file_parts import MAX_FILES, read_file_part
 from api.validation import QueryInt
@@ -19,6 +19,8 @@ from api.wire import id_text as _id
 from api.wire import instant as _time
 from api.wire import to_json as to_json
 from shared.errors import InvalidRequest
+from shared.turn.approval import Decision
+from shared.turn.approval import OpenApproval as StoredApproval
 from shared.turn.model import ConflictPolicy, NewFile
 from shared.turn.model import Turn as StoredTurn
 from shared.turn.state import TurnStatus
@@ -28,6 +30,10 @@ MAX_PROMPT_CHARS: Final = 32_768
 MAX_OBJECT_BYTES: Final = 16_384
 MAX_TEXT_CHARS: Final = 200_000
 MAX_KEY_CHARS: Final = 255
+MAX_REASON_CHARS: Final = 2000
+MAX_CALL_ID_CHARS: Final = 1000
+MAX_DECISIONS: Final = 1000
+MAX_PARTS: Final = 10_000
 _MESSAGES: Final = ("body", "messages")
 
 
@@ -85,6 +91,16 @@ class Message(_Model):
     updated_at: datetime
 
 
+class OpenApproval(_Model):
+    """A tool call that somebody must decide on; `toolCallId` names it."""
+
+    tool_call_id: str
+    tool_name: str
+    args: dict[str, Any]
+    asked_at: datetime
+    expires_at: datetime
+
+
 class Turn(_Model):
     id: str
     thread_id: str
@@ -96,6 +112,7 @@ class Turn(_Model):
     settings: dict[str, Any]
     usage: Usage | None
     error: TurnError | None
+    approvals: list[OpenApproval] = Field(description="Open ones; only of a parked turn")
     idempotency_key: str | None
     concurrency_key: str | None
     started_at: datetime | None
@@ -172,6 +189,23 @@ class CancelTurn(_Model):
     )
 
 
+class ToolDecision(_Model):
+    tool_call_id: str = Field(min_length=1, max_length=MAX_CALL_ID_CHARS)
+    approved: StrictBool
+    reason: str | None = Field(
+        default=None, max_length=MAX_REASON_CHARS, description="Told to the model with a denial"
+    )
+
+    def as_decision(self) -> Decision:
+        return Decision(self.tool_call_id, self.approved, self.reason or None)
+
+
+class DecideTurn(_Model):
+    """Decisions on all open tool calls of a parked turn."""
+
+    decisions: list[ToolDecision] = Field(max_length=MAX_DECISIONS)
+
+
 class UIMessage(_Model):
     """A message of the AI SDK. Of the parts text is used, and files with `data:` URLs."""
 
@@ -199,6 +233,28 @@ class SubmitTurn(_Model):
     concurrency_key: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
     idempotency_key: str | None = None
     on_conflict: ConflictPolicy = ConflictPolicy.ENQUEUE
+
+    def approval_responses(self) -> list[Decision] | None:
+        """Decisions on tool calls that the last message brings; None when it is not such a one.
+
+        `useChat` sends the assistant's message again, with parts in state `approval-responded`.
+
+        Raises:
+            InvalidRequest: a part is not what AI SDK 6 makes.
+        """
+        last = self.messages[-1] if self.messages else None
+        if not isinstance(last, dict) or last.get("role") != "assistant":
+            return None
+        parts = last.get("parts")
+        if not isinstance(parts, list):
+            return None
+        loc = (*_MESSAGES, len(self.messages or ()) - 1, "parts")
+        decisions = [
+            _read_response(part, (*loc, index))
+            for index, part in enumerate(parts[:MAX_PARTS])
+            if isinstance(part, dict) and part.get("state") == "approval-responded"
+        ]
+        return decisions or None
 
     def user_message(self) -> UserMessage:
         """What the user said and brought along.
@@ -234,6 +290,22 @@ class UserMessage(NamedTuple):
     text: str
     client_id: str | None = None
     files: tuple[NewFile, ...] = ()
+
+
+def _read_response(part: dict[str, Any], loc: tuple[str | int, ...]) -> Decision:
+    approval = part.get("approval")
+    values = approval if isinstance(approval, dict) else {}
+    try:
+        return ToolDecision.model_validate(
+            {
+                "toolCallId": part.get("toolCallId"),
+                "approved": values.get("approved"),
+                "reason": values.get("reason"),
+            }
+        ).as_decision()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidRequest((*loc, *first["loc"]), first["msg"], first["type"]) from None
 
 
 def _read_message(message: Any, loc: tuple[str | int, ...]) -> UserMessage:
@@ -292,6 +364,7 @@ def turn_to_json(turn: StoredTurn) -> bytes:
             "settings": turn.settings | {"agentSpecId": _id(turn.agent_spec_id)},
             "usage": None if turn.usage is None else turn.usage.model_dump(by_alias=True),
             "error": turn.error,
+            "approvals": [_approval_to_dict(asked) for asked in turn.approvals],
             "idempotencyKey": turn.idempotency_key,
             "concurrencyKey": turn.concurrency_key,
             "startedAt": _time(turn.started_at),
@@ -301,6 +374,16 @@ def turn_to_json(turn: StoredTurn) -> bytes:
             "updatedAt": _time(turn.updated_at),
         }
     )
+
+
+def _approval_to_dict(asked: StoredApproval) -> dict[str, Any]:
+    return {
+        "toolCallId": asked.tool_call_id,
+        "toolName": asked.tool_name,
+        "args": asked.args,
+        "askedAt": _time(asked.asked_at),
+        "expiresAt": _time(asked.expires_at),
+    }
 
 
 def thread_to_dict(row: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from api.validation import path_uuid, read_query
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 from shared.service.cursor import decode_seq, encode_cursor
+from shared.turn.approval import Decision
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -45,7 +46,11 @@ TURN: Final = f"{PREFIX}/turns/{{turn_id}}"
 
 
 async def stream_turn(request: Request) -> Answer:
-    """Accepts a turn and streams it as a UI message stream."""
+    """Accepts a turn and streams it as a UI message stream.
+
+    When the last message is the assistant's, with parts in state `approval-responded`, the turn
+    that asked for these approvals goes on, and what it says from there is streamed.
+    """
     principal = await authenticate(request)
     state_of(request).admission.require_calm()
     with state_of(request).admission.stream(principal.key_id):
@@ -55,6 +60,9 @@ async def stream_turn(request: Request) -> Answer:
 async def _submit_and_stream(request: Request, principal: Principal) -> EventStreamResponse:
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
+    decisions = body.approval_responses()
+    if decisions is not None:
+        return await _decide_and_stream(request, principal, thread_id, decisions)
     new = build_turn(request, principal, thread_id, body, key_from_message=True)
     if new.files:
         new = await store_files(request, new)
@@ -78,6 +86,27 @@ async def _submit_and_stream(request: Request, principal: Principal) -> EventStr
         principal,
         position=accepted.position or None,
         headers=headers,
+    )
+
+
+async def _decide_and_stream(
+    request: Request, principal: Principal, thread_id: UUID, decisions: list[Decision]
+) -> EventStreamResponse:
+    """Decides as `POST …/actions` does, and streams what comes after it of the same turn."""
+    turn = await state_of(request).approvals.decide_in_thread(principal, thread_id, decisions)
+    if turn is None:
+        await _require_thread(request, principal, thread_id)
+        msg = "No turn of the thread waits for these tool calls to be approved"
+        raise InvalidRequest(("body", "messages"), msg)
+    streams = state_of(request).streams
+    # The client holds what was said until the turn was parked; the attempt after that begins there.
+    attempt = turn.attempt + 1 if turn.status is TurnStatus.PENDING else turn.attempt
+    return EventStreamResponse(
+        streams,
+        streams.hub.follow(turn, Cursor(attempt, 0)),
+        VercelUIEncoder(turn, is_continued=True),
+        principal,
+        headers={**vercel_ui.HEADERS, "location": _location(turn)},
     )
 
 
@@ -131,7 +160,11 @@ async def _follow(request: Request, principal: Principal) -> Answer:
 
 
 async def attach_to_thread(request: Request) -> Answer:
-    """The thread's active turn as a UI message stream; 204 when none is active."""
+    """The thread's active turn as a UI message stream; 204 when none is active.
+
+    Of a turn that waits for approvals: what it has said, the approvals it asks for, and the end of
+    the stream.
+    """
     principal = await authenticate(request)
     with state_of(request).admission.stream(principal.key_id):
         return await _attach(request, principal)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
+from shared.turn.approval import Approval, Decision, OpenApproval
 from shared.turn.events import Usage
 from shared.turn.model import ClaimedTurn, NewTurn, Turn
 from shared.turn.state import TurnStatus
@@ -45,7 +47,32 @@ def turn_from_row(row: asyncpg.Record) -> Turn:
         updated_at=row["updated_at"],
         agent_spec_id=row["agent_spec_id"],
         agent_spec_version=row["agent_spec_version"],
+        parked_count=row["parked_count"],
+        approvals=tuple(map(_open_approval, row.get("approvals") or ())),
     )
+
+
+def _open_approval(item: dict[str, Any]) -> OpenApproval:
+    return OpenApproval(
+        tool_call_id=item["toolCallId"],
+        tool_name=item["toolName"],
+        args=item["args"],
+        asked_at=_utc(item["askedAt"]),
+        expires_at=_utc(item["expiresAt"]),
+    )
+
+
+def _utc(text: str) -> datetime:
+    """Within JSON Postgres writes times in the session's zone."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def approval_from_row(row: asyncpg.Record) -> Approval:
+    """A row of `turn_approvals` as an `Approval`."""
+    decision = None
+    if row["approved"] is not None:
+        decision = Decision(row["tool_call_id"], row["approved"], row["reason"])
+    return Approval(row["round"], row["tool_call_id"], decision, row["outcome"])
 
 
 def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
@@ -104,4 +131,8 @@ def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
         output_message_id=row["output_message_id"],
         agent_spec_id=row["agent_spec_id"],
         agent_spec_version=row["agent_spec_version"],
+        parked_count=row["parked_count"],
+        earlier_usage=(
+            None if row["earlier_usage"] is None else Usage.model_validate(row["earlier_usage"])
+        ),
     )

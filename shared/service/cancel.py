@@ -79,7 +79,8 @@ class CancelService:
         if turn.status is TurnStatus.CANCELLED:
             # Of a turn that ended otherwise meanwhile, readers get every delta.
             await self._hub.deliver_all(turn.id, DELIVER_WAIT_S)
-        if partial_text and turn.status is TurnStatus.CANCELLED:
+        if partial_text and turn.status is TurnStatus.CANCELLED and not turn.parked_count:
+            # Of a turn that was parked, the reader's text runs over several messages: ours stand.
             await self._ends.put_partial_text(turn, partial_text)
             turn = await self._turns.get(principal, turn_id)
         return turn
@@ -135,13 +136,13 @@ class CancelService:
 
     async def _force_cancel(self, turn: Turn) -> Turn | None:
         if turn.status is not TurnStatus.RUNNING:
-            # It was handed back meanwhile: a pending turn is cancelled by the request itself.
+            # Handed back or parked meanwhile: such a turn is cancelled by the request itself.
             row = await self._database.for_tenant(turn).fetch_one(
                 "request_cancel", turn.id, turn.tenant_id, turn.user_id
             )
         else:
             text = await self._ends.read_partial_text(turn, turn.attempt)
-            usage = Usage(output_tokens=len(text.split()))
+            usage = Usage(output_tokens=len(text.split())) + turn.usage
             row = await self._database.for_tenant(turn).fetch_one(
                 "force_cancel",
                 turn.id,

@@ -14,7 +14,7 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
 from shared.service.follow import ended_event
-from shared.turn.events import Cursor, MessageDelta, decode_event, encode_event
+from shared.turn.events import Cursor, MessageDelta, TurnStarted, decode_event, encode_event
 from shared.turn.messages import interrupted_response, preview
 from shared.turn.model import Turn
 
@@ -56,11 +56,18 @@ class TurnEnds:
     async def read_partial_text(self, turn: Turn, attempt: int) -> str:
         """The text that `attempt` has logged; what of it can be read, where Redis fails."""
         parts: list[str] = []
+        retold = 0
         try:
             async for batch in self._event_log.read_all(turn.id, Cursor(attempt, 0)):
-                if batch.attempt == attempt:
-                    events = (decode_event(payload) for payload in batch.payloads)
-                    parts += [event.text for event in events if isinstance(event, MessageDelta)]
+                if batch.attempt != attempt:
+                    continue
+                for event in map(decode_event, batch.payloads):
+                    if retold:
+                        retold -= 1  # stored when the turn was parked
+                    elif isinstance(event, MessageDelta):
+                        parts.append(event.text)
+                    elif isinstance(event, TurnStarted):
+                        retold = event.retold or 0
         except (RedisUnavailable, RedisReplyError):
             log.warning("turn.partial_text_unread", turn_id=str(turn.id))
         return "".join(parts)

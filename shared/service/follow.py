@@ -11,9 +11,9 @@ own pace.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 import structlog
@@ -27,9 +27,12 @@ from shared.redis.event_log import EventLog
 from shared.redis.turn_feed import Listener, TurnFeed
 from shared.turn.events import (
     START,
+    AwaitingApproval,
     Cursor,
+    Event,
     EventBatch,
     MessageDelta,
+    OpenCall,
     ReasoningDelta,
     TurnEnded,
     TurnError,
@@ -37,13 +40,16 @@ from shared.turn.events import (
     TurnStarted,
     encode_event,
     is_ended,
+    is_parked,
 )
 from shared.turn.model import Turn
+from shared.turn.retell import retell
+from shared.turn.state import TurnStatus
 
 log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S: Final = 2.0
-"""How often Postgres is asked which followed turns have ended, should Redis not have said so."""
+"""How often Postgres is asked which followed turns are over or parked, should Redis not say so."""
 AWAY_POLL_S: Final = 1.0
 """How often a log is tried that could not be read."""
 _TELLINGS_NEEDED: Final = 2
@@ -101,11 +107,11 @@ class FollowHub:
 
     @asynccontextmanager
     async def listen_for_end(self, turn_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the turn's end is published, or when that may be missed."""
+        """An event that is set when the turn ends or is parked, or when that may be missed."""
         ended = asyncio.Event()
 
         def hear(batch: EventBatch | None) -> None:
-            if batch is None or is_ended(batch.payloads[-1]):
+            if batch is None or is_ended(batch.payloads[-1]) or is_parked(batch.payloads[-1]):
                 ended.set()
 
         listener = self.feed.listen(turn_id, hear)
@@ -148,12 +154,15 @@ class FollowHub:
             if not ids:
                 continue
             try:
-                rows = await self.database.fetch_many("list_ended_turns", ids)
+                rows = await self.database.fetch_many("list_silent_turns", ids)
             except PostgresUnavailable:
                 continue
             for row in rows:
                 for follower in self._followers.get(row["id"], ()):
-                    follower.note_ended()
+                    if row["has_ended"]:
+                        follower.note_ended()
+                    else:
+                        follower.note_parked(Cursor(row["attempt"], row["last_seq"]))
 
 
 class Follower:
@@ -169,6 +178,7 @@ class Follower:
         "_listener",
         "_live",
         "_live_bytes",
+        "_parked_count",
         "_skip_to_end",
         "_turn",
         "cursor",
@@ -190,6 +200,7 @@ class Follower:
         self._from_log = True
         self._heard = LeanEvent()
         self._ended_count = 1 if turn is not None and turn.is_terminal else 0
+        self._parked_count = 0
         self._skip_to_end = False
         self._interrupted = False
         self._listener: Listener | None = None
@@ -245,6 +256,12 @@ class Follower:
         self._ended_count += 1
         self._from_log = True
         self._heard.set()
+
+    def note_parked(self, at: Cursor) -> None:
+        """Postgres says that the turn is parked, and that its attempt's last event is `at`."""
+        if self.cursor < at:
+            self._parked_count += 1
+            self._look_again()
 
     def interrupt(self) -> None:
         """Makes the present or the next `read` return at once."""
@@ -302,11 +319,12 @@ class Follower:
         if batches:
             self._from_log = True  # there may be more pages
             return batches
+        if self._parked_count >= _TELLINGS_NEEDED and self._ended_count == 0:
+            self._parked_count = 0
+            return await self._read_parked()
         if self._ended_count == 0 and self.cursor == START and not self._is_new:
-            # Nothing was logged yet: it may wait, or have ended before we listened.
-            self._ended_count = await self._check_ended()
-            if self._ended_count:
-                self._look_again()
+            # Nothing was logged yet: it may wait, or have ended or been parked before we listened.
+            await self._check_silent()
             return []
         if self._ended_count >= _TELLINGS_NEEDED or not await self._may_hear_end():
             return await self._read_postgres()
@@ -332,12 +350,17 @@ class Follower:
         self._from_log = True
         self._heard.set()
 
-    async def _check_ended(self) -> int:
+    async def _check_silent(self) -> None:
         try:
             turn = await self._load_turn()
         except PostgresUnavailable:
-            return 0
-        return 1 if turn.is_terminal else 0
+            return
+        if turn.is_terminal:
+            self._ended_count = 1
+            self._look_again()
+        elif turn.status is TurnStatus.AWAITING_APPROVAL:
+            self._parked_count = _TELLINGS_NEEDED
+            self._look_again()
 
     def _take_live(self) -> list[EventBatch]:
         live, self._live, self._live_bytes = self._live, [], 0
@@ -397,6 +420,45 @@ class Follower:
         text = "".join(row["content"] for row in rows if row["role"] == "assistant")
         reasoning = "".join(_reasoning_of(row["raw_data"]) for row in rows)
         return replay_ended(turn, text, reasoning, self.cursor)
+
+    async def _read_parked(self) -> list[EventBatch]:
+        """What a parked turn has said, from Postgres: its log is gone, or lacks the end."""
+        try:
+            turn = await self._load_turn()
+            rows = await self._hub.database.for_tenant(turn).fetch_many(
+                "list_output_messages", turn.tenant_id, turn.id
+            )
+        except PostgresUnavailable:
+            self._from_log = True
+            return []
+        if turn.status is not TurnStatus.AWAITING_APPROVAL:
+            return []  # the next attempt tells everything
+        return replay_parked(turn, [row["raw_data"] for row in rows], self.cursor)
+
+
+def replay_parked(
+    turn: Turn, raws: Sequence[dict[str, Any] | None], after: Cursor
+) -> list[EventBatch]:
+    """A parked turn's story; only its last event has a place to resume from, the others seq 0."""
+    last = Cursor(turn.attempt, turn.last_seq)
+    if after >= last:
+        return []
+    told = retell(raws)
+    if after.attempt == turn.attempt and after.seq > 0:
+        text = "".join(event.text for event in told if isinstance(event, MessageDelta))
+        reasoning = "".join(event.text for event in told if isinstance(event, ReasoningDelta))
+        events: list[Event] = [TurnSnapshot(text=text, reasoning=reasoning)]
+    else:
+        events = [TurnStarted(attempt=turn.attempt, model_id=turn.model_id), *told]
+    batches = [EventBatch(turn.attempt, 0, [encode_event(event)]) for event in events]
+    return [*batches, EventBatch(*last, [encode_event(awaiting_event(turn))])]
+
+
+def awaiting_event(turn: Turn) -> AwaitingApproval:
+    """The `turn.awaiting_approval` of a parked turn."""
+    calls = [OpenCall(tool_call_id=a.tool_call_id, name=a.tool_name) for a in turn.approvals]
+    expires_at = turn.approvals[0].expires_at if turn.approvals else None
+    return AwaitingApproval(actions=calls, expires_at=expires_at)
 
 
 def replay_ended(turn: Turn, text: str, reasoning: str, after: Cursor) -> list[EventBatch]:

@@ -254,9 +254,10 @@ class TurnService:
         return 0 if row is None else int(row["position"])
 
     async def wait(self, principal: Principal, turn: Turn, timeout_s: float) -> Turn:
-        """The turn once it has ended, or as it is after `timeout_s`."""
+        """The turn once it has ended or is parked anew, or as it is after `timeout_s`."""
         if turn.is_terminal:
             return turn
+        was_parked = turn.status is TurnStatus.AWAITING_APPROVAL
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         async with self._hub.listen_for_end(turn.id) as ended:
@@ -264,8 +265,11 @@ class TurnService:
                 ended.clear()
                 turn = await self.get(principal, turn.id)
                 left_s = deadline - loop.time()
-                if turn.is_terminal or left_s <= 0 or self._hub.is_draining:
+                is_parked = turn.status is TurnStatus.AWAITING_APPROVAL
+                is_news = turn.is_terminal or (is_parked and not was_parked)
+                if is_news or left_s <= 0 or self._hub.is_draining:
                     return turn
+                was_parked = is_parked
                 try:
                     async with asyncio.timeout(min(left_s, END_POLL_S)):
                         await ended.wait()
@@ -273,6 +277,10 @@ class TurnService:
                     continue
 
     # -- after a commit
+
+    def announce_resumed(self, turn: Turn) -> None:
+        """Tells Redis that a parked turn waits again. Losing this loses nothing."""
+        self._announce(resumed_line(turn))
 
     def _announce(self, change: LineChange) -> None:
         reply = self._dispatch.send_settle(change)
@@ -312,6 +320,17 @@ def _file_arguments(new: NewTurn) -> tuple[Any, ...]:
         [file.reader for file in files],
         [file.name for file in files],
         [file.mime_type for file in files],
+    )
+
+
+def resumed_line(turn: Turn) -> LineChange:
+    """What is new on the line of a turn that was parked and waits again."""
+    return LineChange(
+        turn.tenant_id,
+        turn.concurrency_key,
+        turn.max_running,
+        over=[turn.id],
+        waiting={turn.id: turn.accept_seq},
     )
 
 

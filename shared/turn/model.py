@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from shared.turn.approval import OpenApproval
 from shared.turn.events import Usage
 from shared.turn.state import TERMINAL, TurnStatus
 
@@ -119,7 +120,7 @@ class Turn:
     error: dict[str, str] | None
     worker_id: str | None
     last_seq: int
-    """Seq of `turn.ended` under `attempt`; 0 while active."""
+    """Seq of `turn.ended` or `turn.awaiting_approval` under `attempt`; 0 while it goes on."""
     cancel_requested_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
@@ -128,6 +129,10 @@ class Turn:
     agent_spec_id: UUID | None = None
     agent_spec_version: int | None = None
     """As they were at accept. None: the tenant had no agent spec yet."""
+    parked_count: int = 0
+    """How often tool calls of it had to be approved."""
+    approvals: tuple[OpenApproval, ...] = ()
+    """What a parked turn waits for; only known where one turn, or a list, was read."""
 
     @property
     def is_terminal(self) -> bool:
@@ -172,3 +177,7 @@ class ClaimedTurn:
     output_message_id: UUID
     agent_spec_id: UUID | None = None
     agent_spec_version: int | None = None
+    parked_count: int = 0
+    """How often it was parked for approvals; its attempts before that are part of it."""
+    earlier_usage: Usage | None = None
+    """What it had used when it was parked last."""

@@ -87,6 +87,8 @@ VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     f"GET {_SPEC}": (200, None),
     f"PATCH {_SPEC}": (200, {"markdown": _MARKDOWN}),
     f"DELETE {_SPEC}": (204, None),
+    # Of a turn that waits for nobody's approval: the conflict is told to its owner only.
+    f"POST {_TURN}/actions": (409, {"decisions": [{"toolCallId": "x", "approved": True}]}),
 }
 """Route → status and body of a valid request, on a thread with a pending turn and an attachment.
 

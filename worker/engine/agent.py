@@ -9,15 +9,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 import structlog
 
 from shared.errors import TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from worker.engine.agent_approvals import asked_calls, run_input
 from worker.engine.agent_errors import turn_failure
-from worker.engine.agent_history import load_history
-from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+from worker.engine.base import (
+    AskedCall,
+    EngineEvent,
+    EngineMessage,
+    EngineRequest,
+    EngineResult,
+    EngineRun,
+)
 from worker.engine.providers import is_free
 from worker.engine.retries import RetryBudget, pause_before_retry
 
@@ -144,6 +151,9 @@ class _AgentRun:
         self._ended = False
         self._arguments_chars = 0
         self._taken: list[EngineEvent] = []
+        self._asked: list[AskedCall] = []
+        resumption = request.resumption
+        self._told_calls = {a.tool_call_id for a in resumption.approvals} if resumption else set()
 
     async def events(self) -> AsyncGenerator[EngineEvent, None]:
         due = asyncio.get_running_loop().time() + self._deadlines.first_token_s
@@ -181,15 +191,13 @@ class _AgentRun:
         pause_s = pause_before_retry(error, due - asyncio.get_running_loop().time())
         return pause_s if pause_s is not None and self._budget.spend() else None
 
-    async def _call(self, agent: Agent[None, str]) -> AsyncGenerator[EngineEvent, None]:
+    async def _call(self, agent: Agent[None, Any]) -> AsyncGenerator[EngineEvent, None]:
         """The run's events. Sends one request, and another one after each round of tools."""
         from worker.engine.agent_task import AgentTask
 
         request = self._request
         run = agent.iter(
-            request.prompt,
-            message_history=load_history(request.history) or None,
-            run_id=str(request.turn_id),
+            **run_input(request),
             conversation_id=str(request.thread_id),
             model_settings=self._model_settings(),
             usage_limits=self._usage_limits(),
@@ -207,16 +215,24 @@ class _AgentRun:
                     raise TurnFailed("model_error", message) from error
                 if (translated := self._translate(event)) is not None:
                     yield translated
+        if task.run is not None and task.run.result is not None:
+            self._asked = asked_calls(task.run.result.output)
         self._ended = True
 
-    def _agent(self, model: Model) -> Agent[None, str]:
-        from pydantic_ai import Agent
+    def _agent(self, model: Model) -> Agent[None, Any]:
+        from pydantic_ai import Agent, DeferredToolRequests
 
         instructions = self._request.instructions
         toolsets = [*self._toolsets, *self._own_toolsets()]
         # A broken call of a tool is the model's to repeat; all else is retried here or nowhere.
         retries: AgentRetries = {"tools": 1 if toolsets else 0, "output": 0}
-        return Agent(model, instructions=instructions, toolsets=toolsets, retries=retries)
+        return Agent(
+            model,
+            instructions=instructions,
+            toolsets=toolsets,
+            output_type=[str, DeferredToolRequests] if toolsets else str,
+            retries=retries,
+        )
 
     def _own_toolsets(self) -> list[AbstractToolset[None]]:
         request, limits = self._request, self._tool_limits
@@ -286,6 +302,8 @@ class _AgentRun:
                 return self._delta(event.part.part_kind, event.part)
             case "function_tool_call":
                 part = event.part
+                if part.tool_call_id in self._told_calls:
+                    return None  # when it was asked for
                 return ToolCall(
                     tool_call_id=part.tool_call_id,
                     name=part.tool_name,
@@ -323,7 +341,7 @@ class _AgentRun:
         answers = [message for message in messages if message.role == "assistant"]
         if answers and not self._ended:
             answers[-1].raw["state"] = "interrupted"
-        return EngineResult(messages, _usage(run.usage, self._request.model_id))
+        return EngineResult(messages, _usage(run.usage, self._request.model_id), self._asked)
 
     def _with_unrecorded(self, recorded: list[ModelMessage]) -> list[ModelMessage]:
         """Adds the response under way: pydantic-ai records one only when it ends or is cancelled.
@@ -401,7 +419,10 @@ def _tool_result(part: Any) -> ToolResult:
     if part.outcome == "success":
         content = part.model_response_object() if isinstance(part.content, dict) else part.content
         return ToolResult(tool_call_id=part.tool_call_id, result=_plain(content))
-    return ToolResult(tool_call_id=part.tool_call_id, error=part.model_response_str())
+    denied: Literal[True] | None = True if part.outcome == "denied" else None
+    return ToolResult(
+        tool_call_id=part.tool_call_id, error=part.model_response_str(), denied=denied
+    )
 
 
 def _plain(value: Any) -> Any:

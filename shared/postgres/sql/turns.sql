@@ -6,7 +6,11 @@
 
 -- name: get_turn :one tenant
 -- One turn of one user. $1 turn  $2 tenant  $3 user
-select t.*
+select
+    t.*,
+    case
+        when t.status = {target:park} then open_approvals(t.id, t.parked_count, t.expires_at)
+    end as approvals
 from turns t
 where t.id = $1
     and (t.tenant_id = $2 and t.user_id = $3) is true
@@ -28,22 +32,30 @@ cross join lateral (
 
 -- name: get_turn_of_tenant :one tenant
 -- One turn, for code that has already checked who asks. $1 turn  $2 tenant
-select t.*
+select
+    t.*,
+    case
+        when t.status = {target:park} then open_approvals(t.id, t.parked_count, t.expires_at)
+    end as approvals
 from turns t
 where t.id = $1 and (t.tenant_id = $2) is true;
 
--- name: list_ended_turns :many engine
--- Which of the followed turns have ended; one question for all streams of a process. $1 turns
--- -- scope: system
-select t.id
+-- name: list_silent_turns :many engine
+-- Which of the followed turns have ended or are parked, so that nobody speaks; one question for all
+-- streams of a process. $1 turns   -- scope: system
+select t.id, t.attempt, t.last_seq, t.status in ({terminal}) as has_ended
 from turns t
-where t.id = any($1::uuid[]) and (t.status in ({terminal})) is true;
+where t.id = any($1::uuid[]) and (t.status in ({terminal}) or t.status = {target:park}) is true;
 
 -- name: list_turns :many tenant
 -- A user's turns, newest first. $1 tenant $2 user $3 thread? $4 status? $5 concurrency key?
 -- $6 before accept_seq?  $7 most
 -- Two halves, of which one is empty: each has an index that gives its order.
-select t.*
+select
+    t.*,
+    case
+        when t.status = {target:park} then open_approvals(t.id, t.parked_count, t.expires_at)
+    end as approvals
 from (
     (
         select own.*
@@ -97,18 +109,48 @@ from (
 ) counted;
 
 -- name: request_cancel :one tenant
--- Notes the wish; a turn that no worker holds is cancelled by the same statement.
+-- Notes the wish; a turn that no worker holds is cancelled by the same statement. If it was ever
+-- parked, what it said until then is its answer, and what it used is billed.
 -- $1 turn  $2 tenant  $3 user
-update turns t
-set cancel_requested_at = coalesce(t.cancel_requested_at, now()),
-    status = case when t.status = {target:claim} then t.status else {target:cancel} end,
-    attempt = case when t.status = {target:claim} then t.attempt else t.attempt + 1 end,
-    last_seq = case when t.status = {target:claim} then t.last_seq else 1 end,
-    ended_at = case when t.status = {target:claim} then null else now() end,
-    updated_at = now()
-where t.id = $1
-    and (t.tenant_id = $2 and t.user_id = $3 and t.status in ({sources:cancel})) is true
-returning t.*;
+with asked as (
+    update turns t
+    set cancel_requested_at = coalesce(t.cancel_requested_at, now()),
+        status = case when t.status = {target:claim} then t.status else {target:cancel} end,
+        attempt = case when t.status = {target:claim} then t.attempt else t.attempt + 1 end,
+        last_seq = case when t.status = {target:claim} then t.last_seq else 1 end,
+        slot = case when t.status = {target:claim} then t.slot end,
+        output_message_id = case
+            when t.status <> {target:claim} and t.parked_count > 0
+                then (
+                    select m.id
+                    from messages m
+                    where m.thread_id = t.thread_id and m.turn_seq = t.accept_seq
+                        and m.superseded_at is null
+                        and (m.role = 'assistant' and m.content <> '') is true
+                    order by m.seq desc
+                    limit 1
+                )
+        end,
+        ended_at = case when t.status = {target:claim} then null else now() end,
+        updated_at = now()
+    where t.id = $1
+        and (t.tenant_id = $2 and t.user_id = $3 and t.status in ({sources:cancel})) is true
+    returning *
+),
+billed as (
+    insert into usage (
+        turn_id, tenant_id, model_id, input_tokens, output_tokens, cached_input_tokens, total_cost
+    )
+    select
+        a.id, a.tenant_id, a.model_id,
+        coalesce((a.usage ->> 'inputTokens')::bigint, 0),
+        coalesce((a.usage ->> 'outputTokens')::bigint, 0),
+        coalesce((a.usage ->> 'cachedInputTokens')::bigint, 0),
+        (a.usage ->> 'totalCost')::numeric
+    from asked a
+    where a.parked_count > 0 and a.ended_at is not null
+)
+select a.* from asked a;
 
 -- name: force_cancel :one tenant
 -- Ends a turn whose worker did not answer the cancel; attempt + 1 fences that worker.

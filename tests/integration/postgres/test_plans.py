@@ -21,7 +21,7 @@ from shared.postgres.queries import load_queries
 from shared.turn.model import Principal
 
 QUERIES = load_queries()
-CLAIM = {"turns_pkey", "turns_line", "turns_running_slot"}
+CLAIM = {"turns_pkey", "turns_line", "turns_slot"}
 FILES = {"threads_pkey", "artifacts_pkey", "stored_files_pkey"}
 BY_KEY = {
     "accept_turns": {
@@ -54,8 +54,15 @@ BY_KEY = {
     "get_turn": {"turns_pkey", "threads_pkey"},
     "get_turn_versions": {"turns_pkey", "threads_pkey"},
     "get_turn_of_tenant": {"turns_pkey"},
-    "list_ended_turns": {"turns_pkey"},
-    "request_cancel": {"turns_pkey"},
+    "list_silent_turns": {"turns_pkey"},
+    "request_cancel": {"turns_pkey", "messages_by_turn"},
+    "park_turn": {"turns_pkey", "threads_pkey"},
+    "record_outcome": {"turns_pkey", "turn_approvals_pkey"},
+    "lock_turn": {"turns_pkey", "threads_pkey"},
+    "list_approvals": {"turn_approvals_pkey"},
+    "find_turn_of_calls": {"turns_by_thread", "threads_pkey", "turn_approvals_pkey"},
+    "decide_approvals": {"turn_approvals_pkey"},
+    "resume_turn": {"turns_pkey"},
     "force_cancel": {"turns_pkey", "threads_pkey"},
     "get_thread": {"threads_pkey", "turns_pkey"},
     "update_thread": {"threads_pkey", "turns_pkey"},

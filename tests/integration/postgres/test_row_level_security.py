@@ -26,7 +26,7 @@ from tests.fixtures.system import add_principal, add_thread
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifacts", "attachments",
     "concurrency_limits", "idempotency_keys", "messages", "outbox", "stored_files", "tenants",
-    "threads", "turns", "usage", "users",
+    "threads", "turn_approvals", "turns", "usage", "users",
 }  # fmt: skip
 OPEN = {
     "schema_migrations": "says which files ran; the tenants' role may not even read it",
@@ -47,6 +47,7 @@ class Owned:
     cancelled: UUID
     silent: UUID
     message: UUID
+    parked: UUID
     artifact: UUID
     attachment: UUID
     spec: UUID
@@ -59,15 +60,16 @@ async def add_turn(
 ) -> UUID:
     turn_id = new_id()
     runs, over = status == "running", status == "cancelled"
+    slot = {"running": 1, "awaiting_approval": 2}.get(status)
     await admin.execute(
         "insert into turns (id, tenant_id, user_id, thread_id, concurrency_key, input_message_id,"
         " planned_output_message_id, output_message_id, model_id, expires_at, status, attempt,"
-        " slot, worker_id, lease_until, cancel_requested_at, ended_at)"
+        " worker_id, lease_until, cancel_requested_at, ended_at, slot, parked_count)"
         " values ($1, $2, $3, $4, $5, $6, $7, $8, 'scripted', now() + '1 h', $9, 1,"
-        " case when $10 then 1 end, case when $10 then 'w' end, case when $10 then now() end,"
-        " now(), case when $11 then now() end)",
+        " case when $10 then 'w' end, case when $10 then now() end,"
+        " now(), case when $11 then now() end, $12, coalesce($12, 1) - 1)",
         turn_id, who.tenant_id, who.user_id, thread, KEY, new_id(), said or new_id(), said, status,
-        runs, over,
+        runs, over, slot,
     )  # fmt: skip
     return turn_id
 
@@ -80,6 +82,7 @@ async def theirs(admin: Any) -> Owned:
     running = await add_turn(admin, who, thread, "running", None)
     cancelled = await add_turn(admin, who, thread, "cancelled", message)
     silent = await add_turn(admin, who, thread, "cancelled", None)
+    parked = await add_turn(admin, who, thread, "awaiting_approval", None)
     tenant, user = who.tenant_id, who.user_id
     await admin.execute(
         "insert into messages (id, tenant_id, thread_id, turn_id, turn_seq, role, content, format)"
@@ -99,6 +102,11 @@ async def theirs(admin: Any) -> Owned:
     await admin.execute(
         "insert into outbox (tenant_id, turn_id, attempt, kind, payload)"
         " values ($1, $2, 1, 'k', '{}')", tenant, running,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into turn_approvals"
+        " (turn_id, tenant_id, round, place, tool_call_id, tool_name, args)"
+        " values ($1, $2, 1, 1, 'call', 'pay', '{}')", parked, tenant,
     )  # fmt: skip
     artifact, attachment = new_id(), new_id()
     await admin.execute(
@@ -123,8 +131,8 @@ async def theirs(admin: Any) -> Owned:
     await admin.execute(
         "insert into agent_spec_versions values ($1, 1, $2, 'secret', '{}', 'secret')", spec, tenant
     )
-    files = (artifact, attachment)
-    return Owned(who, thread, running, cancelled, silent, message, *files, spec, spare)
+    turns, files = (running, cancelled, silent), (artifact, attachment)
+    return Owned(who, thread, *turns, message, parked, *files, spec, spare)
 
 
 @pytest.fixture
@@ -176,6 +184,15 @@ ASKS: dict[str, Arguments] = {
     ),
     "list_access_tokens": lambda who, its: (who.tenant_id, who.user_id, None, 9),
     "revoke_access_token": lambda who, its: (its.owner.key_id, who.tenant_id, who.user_id),
+    "lock_turn": lambda who, its: (its.parked, who.tenant_id, who.user_id),
+    "list_approvals": lambda who, its: (who.tenant_id, its.parked),
+    "find_turn_of_calls": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, ["call"],
+    ),
+    "decide_approvals": lambda who, its: (
+        who.tenant_id, its.parked, 1, who.user_id, ["call"], [True], [None],
+    ),
+    "resume_turn": lambda who, its: (its.parked, who.tenant_id),
     "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
     "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
     "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
@@ -276,7 +293,7 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
     for name in (
         "get_thread", "list_threads", "update_thread", "delete_thread", "get_turn", "list_turns",
         "find_active_turn_of_thread", "get_attachment", "list_attachments", "delete_attachment",
-        "list_attached_texts",
+        "list_attached_texts", "lock_turn", "find_turn_of_calls",
     ):  # fmt: skip
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)

@@ -19,6 +19,7 @@ from shared.turn.state import TurnStatus
 from tests.chaos.fake_provider import run_provider
 from tests.chaos.provider_text import Behaviour, Directive
 from tests.fixtures.system import Api, StartWorker, events, follow_all
+from tests.integration.worker.test_approvals import decide, parked
 
 
 def markdown(slug: str = "a", body: str = "Answer in verse.", **more: str) -> str:
@@ -31,7 +32,7 @@ class Agents:
 
     def __init__(self, api: Api, principal: Principal) -> None:
         self.specs = AgentSpecService(api.database, agent_catalogue(api.settings))
-        self.threads = ThreadService(api.database, api.turns)
+        self.threads = ThreadService(api.database, api.cancels)
         self.principal = principal
 
     async def add(self, *args: str, **more: str) -> UUID:
@@ -106,24 +107,26 @@ async def test_a_batch_gives_each_turn_its_own_threads_spec(
 async def test_a_script_really_calls_the_agents_tools(
     api: Api, agents: Agents, make_turn: Any, start_worker: StartWorker, admin: Any
 ) -> None:
-    thread = await agents.thread(await agents.add())
+    thread = await agents.thread(await agents.add(tools="[calculator, approval]"))
     script = {
         "toolCalls": [
             {"name": "calculator", "args": {"expression": "0.1 + 0.2"}},
             {"name": "calculator", "args": {"expression": "1/0"}},
             {"name": "current_time"},
+            {"name": "approval", "args": {"reason": "x"}},
         ]
     }
     await start_worker()
     turn = await api.submit(make_turn(thread=thread, **script))
     seen = events(await follow_all(api.hub, turn))
     assert [e.name for e in seen if isinstance(e, ToolCall)] == [
-        "calculator", "calculator", "current_time",
+        "calculator", "calculator", "current_time", "approval",
     ]  # fmt: skip
     results = [e for e in seen if isinstance(e, ToolResult)]
     assert results[0].result == {"result": "0.3"}
     assert results[1].error == "Division by zero"
     assert results[2].error == "The agent has no tool current_time"
+    assert "needs an approval" in (results[3].error or "")
     assert (await api.end_of(turn)).status is TurnStatus.COMPLETED
     rows = await messages_of(admin, turn)
     assert [row["role"] for row in rows] == ["user", "assistant", "tool", "assistant"]
@@ -250,3 +253,49 @@ async def test_the_real_path_calls_a_tool_over_http(
     assert "in verse" in first[0]["content"]
     assert (second[-1]["role"], "42" in second[-1]["content"]) == ("tool", True)
     assert "Only numbers" in third[-1]["content"]
+
+
+NEEDS = {
+    "approval": ({"tools": "[approval]"}, '{"reason": "Send it"}', {"approved": True}),
+    "calculator": (
+        {"permissions": "{require_approval: [calculator]}"}, '{"expression": "6*7"}',
+        {"result": "42"},
+    ),
+}  # fmt: skip
+"""Tool → what makes an agent ask for it, arguments, and what an approved call gives."""
+
+
+@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize("tool", NEEDS)
+async def test_a_turn_is_parked_until_somebody_has_decided_on_its_agents_tool(
+    api: Api,
+    agents: Agents,
+    make_turn: Any,
+    start_worker: StartWorker,
+    tool: str,
+    approved: bool,
+) -> None:
+    head, arguments, gives = NEEDS[tool]
+    thread = await agents.thread(await agents.add(**head))
+
+    async def stream(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[Any]:
+        if len(messages) == 1:
+            yield {0: DeltaToolCall(tool, arguments, tool_call_id="c")}
+        else:
+            yield "done"
+
+    worker = await start_with(
+        FunctionModel(stream_function=stream), start_worker, local_llm_tools=True
+    )
+    new = replace(make_turn(thread=thread), model_id="local:x", settings={})
+    turn = await parked(api, await api.submit(new))
+    assert [asked.tool_name for asked in turn.approvals] == [tool]
+    assert len(worker.parts.held) == 0
+    await decide(api, turn, approved=approved, reason=None if approved else "Not today")
+    ended = await api.end_of(turn)
+    assert (ended.status, ended.error) == (TurnStatus.COMPLETED, None)
+    (result,) = [e for e in events(await follow_all(api.hub, ended)) if isinstance(e, ToolResult)]
+    if approved:
+        assert (result.result, result.error) == (gives, None)
+    else:
+        assert (result.denied, result.error) == (True, "Not today")

@@ -246,6 +246,7 @@ def test_a_waiting_turn_shows_its_nulls() -> None:
         "settings": {"agentSpecId": None},
         "usage": None,
         "error": None,
+        "approvals": [],
         "idempotencyKey": None,
         "concurrencyKey": "k",
         "startedAt": None,
