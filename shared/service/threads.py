@@ -18,6 +18,7 @@ from shared.turn.model import Principal
 
 UNCHANGED: Final = object()
 _DELETE_TRIES: Final = 10
+_LAST_SEQ: Final = 2**63 - 1
 
 
 class ThreadService:
@@ -145,7 +146,8 @@ class ThreadService:
         """
         order = "desc" if newest_first else "asc"
         listing = f"{order}:{thread_id}"
-        place = decode_seq(cursor, listing) if cursor else None
+        start = _LAST_SEQ if newest_first else 0
+        place = decode_seq(cursor, listing) if cursor else start
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
         rows = await self._database.for_tenant(principal).fetch_many(

@@ -78,19 +78,21 @@ where th.id = $1
 returning th.id;
 
 -- name: list_messages :many tenant
--- A thread's messages in the order they came, behind a place. $1 tenant $2 thread $3 after? $4 most
+-- A thread's messages in the order they came, behind a place. $1 tenant  $2 thread  $3 after  $4 most
+-- The place is never null: with `coalesce` no index could find it under row-level security, and each
+-- page would read all pages before it.
 select m.*
 from messages m
 where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
-    and m.seq > coalesce($3::bigint, 0)
+    and m.seq > $3
 order by m.seq
 limit $4;
 
 -- name: list_messages_backwards :many tenant
--- The same, newest first. $1 tenant  $2 thread  $3 before?  $4 most
+-- The same, newest first. $1 tenant  $2 thread  $3 before  $4 most
 select m.*
 from messages m
 where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
-    and m.seq < coalesce($3::bigint, 9223372036854775807)
+    and m.seq < $3
 order by m.seq desc
 limit $4;

@@ -119,8 +119,8 @@ ASKS: dict[str, Arguments] = {
     ),
     "lock_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
     "delete_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
-    "list_messages": lambda who, its: (who.tenant_id, its.thread, None, 9),
-    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, None, 9),
+    "list_messages": lambda who, its: (who.tenant_id, its.thread, 0, 9),
+    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, 2**63 - 1, 9),
     "get_turn": lambda who, its: (its.running, who.tenant_id, who.user_id),
     "get_turn_of_tenant": lambda who, its: (its.running, who.tenant_id),
     "list_turns": lambda who, its: (
