@@ -303,7 +303,7 @@ def thread_to_dict(row: Any) -> dict[str, Any]:
         "lastTurnId": _id(row["last_turn_id"]),
         "lastTurnStatus": row["last_turn_status"],
         "createdAt": _time(row["created_at"]),
-        "updatedAt": _time(row["updated_at"]),
+        "updatedAt": _time(row["changed_at"]),
     }
 
 

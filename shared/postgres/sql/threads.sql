@@ -6,19 +6,23 @@ with made as (
     values ($1, $2, $3, $4, $5, $6::jsonb)
     returning *
 )
-select m.*, null::turn_status as last_turn_status
+select m.*, null::turn_status as last_turn_status, m.updated_at as changed_at
 from made m;
 
 -- name: get_thread :one tenant
--- One thread of one user, with the status of its newest turn. $1 thread  $2 tenant  $3 user
+-- One thread of one user, with the status of its newest turn; that turn's transitions change the
+-- thread as well. $1 thread  $2 tenant  $3 user
 select
     th.*,
-    (
-        select t.status
-        from turns t
-        where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
-    ) as last_turn_status
+    last_turn.status as last_turn_status,
+    greatest(th.updated_at, last_turn.updated_at) as changed_at
 from threads th
+left join lateral (
+    select t.status, t.updated_at
+    from turns t
+    where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+    limit 1
+) last_turn on true
 where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true;
 
@@ -26,12 +30,15 @@ where th.id = $1
 -- A user's threads, newest activity first, behind a place. $1 tenant $2 user $3 at? $4 id? $5 most
 select
     th.*,
-    (
-        select t.status
-        from turns t
-        where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
-    ) as last_turn_status
+    last_turn.status as last_turn_status,
+    greatest(th.updated_at, last_turn.updated_at) as changed_at
 from threads th
+left join lateral (
+    select t.status, t.updated_at
+    from turns t
+    where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+    limit 1
+) last_turn on true
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
     and (coalesce(th.last_message_at, th.created_at), th.id) < (
         coalesce($3::timestamptz, 'infinity'),
@@ -54,12 +61,15 @@ with changed as (
 )
 select
     c.*,
-    (
-        select t.status
-        from turns t
-        where t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true
-    ) as last_turn_status
-from changed c;
+    last_turn.status as last_turn_status,
+    greatest(c.updated_at, last_turn.updated_at) as changed_at
+from changed c
+left join lateral (
+    select t.status, t.updated_at
+    from turns t
+    where t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true
+    limit 1
+) last_turn on true;
 
 -- name: lock_thread :one tenant
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user

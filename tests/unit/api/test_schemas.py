@@ -245,7 +245,7 @@ def test_rendering_and_document_agree() -> None:
     row = dict.fromkeys(
         [
             "id", "title", "system_prompt", "agent_spec_id", "metadata", "last_message_at",
-            "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "updated_at",
+            "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "changed_at",
         ]
     )  # fmt: skip
     assert set(thread_to_dict(row)) == aliases(Thread)
