@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
 from api.admission import Admission, RateLimit
-from api.chat import messages, threads, turns
+from api.chat import feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -27,11 +27,17 @@ from shared.postgres.group_read import GroupRead
 from shared.service.api_keys import ApiKeys
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
+from shared.service.feedback import FeedbackService
 from shared.service.follow import FollowHub
 from shared.service.threads import ThreadService
 from shared.settings import Settings
 
-OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+OPERATIONS = (
+    *threads.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *feedback.OPERATIONS,
+)
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
 
@@ -117,6 +123,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         state.hub = core.hub
         state.turns = core.turns
         state.threads = ThreadService(state.database, state.turns)
+        state.feedback = FeedbackService(state.database)
         state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)

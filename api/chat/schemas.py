@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
 from pydantic.alias_generators import to_camel
 
 from api.validation import QueryInt
@@ -25,6 +25,8 @@ MAX_PROMPT_CHARS: Final = 32_768
 MAX_OBJECT_BYTES: Final = 16_384
 MAX_TEXT_CHARS: Final = 200_000
 MAX_KEY_CHARS: Final = 255
+MAX_COMMENT_CHARS: Final = 4_000
+MAX_BULK: Final = 100
 _MESSAGES: Final = ("body", "messages")
 
 
@@ -40,6 +42,7 @@ def _small_object(value: dict[str, Any]) -> dict[str, Any]:
 
 SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
+Rating = Literal["positive", "negative"]
 SystemPrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 
 
@@ -106,6 +109,26 @@ class Turn(_Model):
     updated_at: datetime
 
 
+class DeletedThreads(_Model):
+    deleted_count: int
+
+
+class Feedback(_Model):
+    id: str
+    thread_id: str
+    turn_id: str | None
+    message_id: str | None
+    rating: Rating
+    comment: str | None
+    created_by: str | None
+    created_at: datetime
+
+
+class FeedbackList(_Model):
+    items: list[Feedback]
+    next_cursor: str | None
+
+
 class ThreadList(_Model):
     items: list[Thread]
     next_cursor: str | None
@@ -142,6 +165,22 @@ class TurnListQuery(_Model):
     concurrency_key: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
 
 
+class FeedbackQuery(_Model):
+    """Filters; all that are given must hold."""
+
+    thread_id: UUID | None = None
+    turn_id: UUID | None = None
+    message_id: UUID | None = None
+    rating: Rating | None = None
+    created_after: AwareDatetime | None = Field(default=None, description="At this time or later")
+    created_before: AwareDatetime | None = Field(default=None, description="Before this time")
+
+
+class FeedbackListQuery(FeedbackQuery):
+    limit: QueryInt = Field(default=20, ge=1, le=100)
+    cursor: str | None = None
+
+
 class TurnQuery(_Model):
     after: str | None = Field(default=None, description="Cursor: the id of the last event seen")
 
@@ -165,6 +204,33 @@ class UpdateThread(_Model):
     metadata: SmallObject | None = None
 
 
+class BulkDelete(_Model):
+    """The threads to delete, or `all` of the caller's; neither deletes none."""
+
+    all: StrictBool = False
+    thread_ids: list[UUID] | None = Field(default=None, max_length=MAX_BULK)
+
+    def wanted(self) -> list[UUID] | None:
+        """Ids of the threads; None: all of them.
+
+        Raises:
+            InvalidRequest: both are asked for.
+        """
+        if self.all and self.thread_ids:
+            msg = "Give either all or threadIds, not both"
+            raise InvalidRequest(("body", "threadIds"), msg)
+        return None if self.all else self.thread_ids or []
+
+
+class CreateFeedback(_Model):
+    """What is rated: a message, a turn, or with neither the thread as a whole."""
+
+    rating: Rating
+    comment: str | None = Field(default=None, max_length=MAX_COMMENT_CHARS)
+    message_id: UUID | None = None
+    turn_id: UUID | None = None
+
+
 class CancelTurn(_Model):
     partial_text: str | None = Field(
         default=None,
@@ -184,7 +250,8 @@ class UIMessage(_Model):
 class SubmitTurn(_Model):
     """A new user message: `messages` as `useChat` sends them, or `message`, or `content`.
 
-    Of `messages` only the last counts: the thread's history is the server's.
+    Of `messages` only the last counts: the thread's history is the server's. To answer a message
+    anew (`regenerate-message`) none is needed: the thread has it.
     """
 
     messages: list[Any] | None = Field(
@@ -194,6 +261,11 @@ class SubmitTurn(_Model):
     message: str | dict[str, Any] | None = None
     content: str | None = None
     trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
+    message_id: str | None = Field(
+        default=None,
+        max_length=MAX_KEY_CHARS,
+        description="regenerate-message: a message of the exchange to answer anew; null: the last",
+    )
     model_id: str | None = Field(default=None, min_length=1, max_length=255)
     settings: SmallObject = Field(default_factory=dict)
     system_prompt: SystemPrompt | None = None
@@ -207,8 +279,6 @@ class SubmitTurn(_Model):
         Raises:
             InvalidRequest: nothing usable, or something that would have to be dropped.
         """
-        if self.trigger != "submit-message":
-            raise InvalidRequest(("body", "trigger"), "regenerate-message is not supported yet")
         if self.messages:
             loc: tuple[str | int, ...] = (*_MESSAGES, len(self.messages) - 1)
             text, message_id = _read_message(self.messages[-1], loc)
@@ -320,6 +390,20 @@ def message_to_dict(row: Any) -> dict[str, Any]:
         "createdBy": _id(row["created_by"]),
         "createdAt": _time(row["created_at"]),
         "updatedAt": _time(row["updated_at"]),
+    }
+
+
+def feedback_to_dict(row: Any) -> dict[str, Any]:
+    """A row of `list_feedback` as `Feedback` describes it."""
+    return {
+        "id": _id(row["id"]),
+        "threadId": _id(row["thread_id"]),
+        "turnId": _id(row["turn_id"]),
+        "messageId": _id(row["message_id"]),
+        "rating": row["rating"],
+        "comment": row["comment"],
+        "createdBy": _id(row["user_id"]),
+        "createdAt": _time(row["created_at"]),
     }
 
 

@@ -14,7 +14,7 @@ from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolic
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.turn.messages import user_request
-from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal
+from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal, Redo
 from shared.turn.script import validate_script
 
 
@@ -32,7 +32,9 @@ def build_turn(
         InvalidRequest: something about the request is wrong.
     """
     settings: Settings = request.app.state.settings
-    text, client_message_id = body.user_text()
+    redo = Redo(body.message_id) if body.trigger == "regenerate-message" else None
+    # What a regenerating turn answers is in the thread, and the message's id names another turn.
+    text, client_message_id = body.user_text() if redo is None else ("", None)
     model_id = _choose_model(body, settings)
     policy = _choose_policy(body)
     concurrency_key = _choose_concurrency_key(body, f"thread:{thread_id}")
@@ -55,7 +57,7 @@ def build_turn(
         text=text,
         raw_message=user_request(text),
         model_id=model_id,
-        settings={**asked, "timezone": read_timezone(request), "trigger": "submit-message"},
+        settings={**asked, "timezone": read_timezone(request), "trigger": body.trigger},
         system_prompt=body.system_prompt,
         concurrency_key=concurrency_key,
         conflict_policy=policy,
@@ -63,6 +65,7 @@ def build_turn(
         idempotency_key=key or str(turn_id),
         client_chose_key=key is not None,
         fingerprint=fingerprint,
+        redo=redo,
     )
 
 
@@ -144,4 +147,6 @@ def _fingerprint(thread_id: Any, text: str, body: SubmitTurn, concurrency_key: s
         "onConflict": body.on_conflict,
         "systemPrompt": body.system_prompt,
     }
+    if body.trigger == "regenerate-message":
+        canonical["redo"] = body.message_id or "newest"
     return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()

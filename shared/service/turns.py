@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from typing import Any, Final
 from uuid import UUID
@@ -30,6 +31,7 @@ from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub, ended_event
+from shared.service.regenerate import accept_regenerated
 from shared.turn.events import Cursor, MessageDelta, Usage, decode_event, encode_event
 from shared.turn.messages import interrupted_response, preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
@@ -46,6 +48,8 @@ END_POLL_S: Final = 5.0
 """How often a waiting caller asks Postgres, should Redis not tell."""
 PUBLISH_TIMEOUT_S: Final = 1.0
 """How long a turn's end waits for a Redis that hangs."""
+LATE_TEXT_S: Final = 30.0
+"""So long after a cancel a reader may still say what it saw: browsers close the stream first."""
 REDIS_AWAY_CANCEL_WAIT_S: Final = 2.5
 """Without Redis a worker learns of a cancel by its heartbeat."""
 
@@ -87,7 +91,9 @@ class TurnService:
         Raises:
             ThreadNotFound: the thread is gone or not the caller's.
             IdempotencyKeyReused: the key stands for another request.
-            ConcurrencyConflict: `reject`, and the key has an active turn.
+            NotFound: the thread has no such message to answer anew.
+            ConcurrencyConflict: `reject`, and the key has an active turn; or the thread has one,
+                and the turn would answer a message anew.
             QueueFull: no more turns may wait; one that was accepted before is still returned.
             Saturated: the turn would not be started within its queue time.
             PostgresUnavailable: nothing was accepted, or nobody can tell; a retry under the same
@@ -108,7 +114,9 @@ class TurnService:
 
     async def _accept(self, new: NewTurn) -> Accepted:
         try:
-            if new.conflict_policy is ConflictPolicy.REJECT:
+            if new.redo is not None:
+                row = await accept_regenerated(self._database, new, self._queue_ttl_s)
+            elif new.conflict_policy is ConflictPolicy.REJECT:
                 row = await self._accept_alone(new)
             else:
                 row = await self._accepts.run(*self._accept_arguments(new))
@@ -122,6 +130,8 @@ class TurnService:
             if known is None:
                 raise ThreadNotFound
             return await self._replay(new, known)
+        if new.redo is not None:
+            new = dataclasses.replace(new, input_message_id=row["input_message_id"])
         turn = accepted_turn(new, row)
         self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no").inc()
@@ -290,7 +300,7 @@ class TurnService:
     ) -> Turn:
         """Ends a turn; when this returns it is terminal and no delta of it is delivered any more.
 
-        A turn that has ended otherwise comes back as it is.
+        A turn that has ended comes back as it is; `partial_text` may come a little late.
 
         Raises:
             TurnNotFound: unknown, deleted or somebody else's.
@@ -299,7 +309,9 @@ class TurnService:
             "request_cancel", turn_id, principal.tenant_id, principal.user_id
         )
         if row is None:
-            return await self.get(principal, turn_id)
+            turn = await self.get(principal, turn_id)
+            late = await self._add_late_text(principal, turn.thread_id, partial_text, turn_id)
+            return late or turn
         turn = turn_from_row(row)
         if turn.is_terminal:
             self._count_cancel("pending")
@@ -319,10 +331,13 @@ class TurnService:
     ) -> Turn | None:
         """Cancels the thread's active turn; None when there is none.
 
-        Turns that wait behind it are left alone: Stop means the answer being written.
+        Turns that wait behind it are left alone: Stop means the answer being written. Where the
+        last turn was cancelled without a word just now, it is the one that is meant.
         """
         active = await self.find_active(principal, thread_id)
-        return None if active is None else await self.cancel(principal, active.id, partial_text)
+        if active is None:
+            return await self._add_late_text(principal, thread_id, partial_text)
+        return await self.cancel(principal, active.id, partial_text)
 
     async def cancel_all_of_thread(self, principal: Principal, thread_id: UUID) -> None:
         """Cancels every active turn of a thread, the running one last."""
@@ -418,6 +433,32 @@ class TurnService:
             "get_turn_of_tenant", turn.id, turn.tenant_id
         )
         return turn if row is None else turn_from_row(row)
+
+    async def _add_late_text(
+        self,
+        principal: Principal,
+        thread_id: UUID,
+        text: str | None,
+        turn_id: UUID | None = None,
+    ) -> Turn | None:
+        """Gives the thread's last turn the text its reader saw, if its cancel was just now.
+
+        None: there is no text, or no such turn, or it is not `turn_id`.
+        """
+        if not text:
+            return None
+        row = await self._database.for_tenant(principal).fetch_one(
+            "find_silent_cancel",
+            thread_id,
+            principal.tenant_id,
+            principal.user_id,
+            LATE_TEXT_S,
+        )
+        if row is None or turn_id not in (None, row["id"]):
+            return None
+        turn = turn_from_row(row)
+        await self._put_partial_text(turn, text)
+        return await self.get(principal, turn.id)
 
     async def _put_partial_text(self, turn: Turn, text: str) -> None:
         query = "replace_partial_text" if turn.output_message_id else "add_partial_text"

@@ -37,6 +37,14 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Redo:
+    """Which exchange a new turn answers anew: the one `message_id` is part of, None: the newest."""
+
+    message_id: str | None
+    """As the client has it: perhaps an id that no message has."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewTurn:
     """A validated request for a turn. `fingerprint` is SHA-256 of the canonical request."""
 
@@ -58,6 +66,8 @@ class NewTurn:
     client_chose_key: bool
     """False when the server made the idempotency key; such a key is not shown to anyone."""
     fingerprint: bytes
+    redo: Redo | None = None
+    """Set: the message is one that the thread has already; its id and text are found at accept."""
 
 
 @dataclass(frozen=True, slots=True)

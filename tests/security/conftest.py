@@ -119,6 +119,9 @@ async def make_place(client: Client) -> Place:
     body = {"message": "x", "modelId": "scripted"}
     turn = await client.post(f"{CHAT}/threads/{thread_id}/turns", body)
     assert turn.status == 202, turn.body
+    rated = {"rating": "positive", "turnId": turn.json["id"]}
+    feedback = await client.post(f"{CHAT}/threads/{thread_id}/feedback", rated)
+    assert feedback.status == 201, feedback.body
     return Place(thread_id, turn.json["id"])
 
 

@@ -87,6 +87,48 @@ where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
 returning th.id;
 
+-- name: list_thread_ids :many tenant
+-- All threads of one user. $1 tenant  $2 user
+select th.id
+from threads th
+where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
+order by coalesce(th.last_message_at, th.created_at) desc, th.id desc;
+
+-- name: lock_threads :one tenant
+-- Lets no turn be accepted in these threads until the commit; those that are not the user's are left
+-- out. Locks by id, as accepts do. $1 tenant  $2 user  $3 threads
+with locked as materialized (
+    select th.id
+    from threads th
+    where th.id = any($3::uuid[])
+        and (th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null) is true
+    order by th.id
+    for update
+)
+select count(*) as threads from locked having count(*) > 0;
+
+-- name: find_active_turns_of_user :many tenant
+-- Turns that are not over in these threads, those that wait first. $1 tenant  $2 user
+-- $3 threads, null: all of the user  $4 most
+select t.id
+from turns t
+where t.tenant_id = $1 and t.status in ({active})
+    and (t.user_id = $2 and ($3::uuid[] is null or t.thread_id = any($3))) is true
+    and (select th.deleted_at is null from threads th where th.id = t.thread_id)
+order by (t.status in ({sources:claim})) desc, t.accept_seq desc
+limit $4;
+
+-- name: delete_threads :one tenant
+-- Hides threads and all that hangs on them; how many, no row = none. $1 tenant  $2 user  $3 threads
+with gone as (
+    update threads th
+    set deleted_at = now(), updated_at = now()
+    where th.id = any($3::uuid[])
+        and (th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null) is true
+    returning th.id
+)
+select count(*) as deleted from gone having count(*) > 0;
+
 -- name: list_messages :many tenant
 -- A thread's messages in the order they came, behind a place. $1 tenant  $2 thread  $3 after  $4 most
 -- The place is never null: with `coalesce` no index could find it under row-level security, and each

@@ -11,12 +11,15 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from api import health
-from api.chat import messages, threads
+from api.admission import Admission
+from api.chat import feedback, messages, threads
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
+from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from shared.metrics import Metrics
 from shared.service.api_keys import ApiKeys, create_api_key, create_tenant, create_user
+from shared.service.feedback import FeedbackService
 from shared.service.threads import ThreadService
 from tests.fixtures.system import Api
 
@@ -45,7 +48,7 @@ AddClient = Callable[..., Awaitable[Client]]
 def app(api: Api) -> Starlette:
     app = Starlette(
         routes=[
-            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS]),
+            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS, *feedback.OPERATIONS]),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
         ],
@@ -58,9 +61,11 @@ def app(api: Api) -> Starlette:
         "redis": api.connection,
         "turns": api.turns,
         "threads": ThreadService(api.database, api.turns),
+        "feedback": FeedbackService(api.database),
         "api_keys": ApiKeys(api.database, PEPPER),
         "failed_credentials": FailedCredentials(0),
         "metrics": Metrics(),
+        "admission": Admission(api.settings, Metrics(), Pressure(lambda: 0.0, Metrics())),
         "draining": False,
         "redis_was_fit": False,
         "rate_limit": None,

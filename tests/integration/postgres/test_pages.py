@@ -14,6 +14,7 @@ from shared.postgres.queries import load_queries
 from shared.turn.model import Principal
 
 ROWS = 3_000
+LAST_ID = "'ffffffff-ffff-ffff-ffff-ffffffffffff'"
 
 
 async def removed_rows(database_url: str, who: Principal, name: str, *args: str) -> int:
@@ -52,3 +53,19 @@ async def test_a_page_of_messages_in_the_middle(
     )
     args = (f"'{principal.tenant_id}'", f"'{thread}'", str(middle), "50")
     assert await removed_rows(database_url, principal, name, *args) == 0
+
+
+async def test_a_page_of_feedback_in_the_middle(
+    admin: Any, principal: Principal, thread: UUID, database_url: str
+) -> None:
+    await admin.execute(
+        "insert into feedback (id, tenant_id, user_id, thread_id, turn_id, rating, created_at)"
+        " select gen_random_uuid(), $1, $2, $3, gen_random_uuid(), 'positive',"
+        " '2026-01-01'::timestamptz + make_interval(secs => n) from generate_series(1, $4) n",
+        principal.tenant_id, principal.user_id, thread, ROWS,
+    )  # fmt: skip
+    middle = "'2026-01-01'::timestamptz + interval '1500 s'"
+    whose = (f"'{principal.tenant_id}'", f"'{principal.user_id}'")
+    bounds = ("'-infinity'", "'infinity'", middle, LAST_ID, "50")
+    args = (*whose, *["null"] * 4, *bounds)
+    assert await removed_rows(database_url, principal, "list_feedback", *args) == 0

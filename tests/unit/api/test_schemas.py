@@ -105,11 +105,6 @@ UNUSABLE: dict[str, tuple[dict[str, Any], tuple[Any, ...], str]] = {
         "value_error",
     ),
     "too long": ({"message": "a" * (MAX_TEXT_CHARS + 1)}, ("body", "message"), "string_too_long"),
-    "regenerate": (
-        {"trigger": "regenerate-message", "messages": [user(text("a"))]},
-        ("body", "trigger"),
-        "value_error",
-    ),
 }
 
 
