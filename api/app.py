@@ -15,7 +15,7 @@ from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
 from api.agents import specs
 from api.artifacts import operations as artifacts
-from api.chat import approvals, attachments, messages, threads, turns
+from api.chat import approvals, attachments, feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -38,6 +38,7 @@ from shared.service.attachments import AttachmentService
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
 from shared.service.doorbell import Doorbell
+from shared.service.feedback import FeedbackService
 from shared.service.identity_provider import IdentityProvider
 from shared.service.passwords import Passwords
 from shared.service.sign_in import SignIn
@@ -50,6 +51,7 @@ OPERATIONS = (
     *messages.OPERATIONS,
     *turns.OPERATIONS,
     *approvals.OPERATIONS,
+    *feedback.OPERATIONS,
     *attachments.OPERATIONS,
     *artifacts.OPERATIONS,
     *specs.OPERATIONS,
@@ -157,6 +159,7 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.cancels = core.cancels
         state.approvals = ApprovalService(core.database, core.turns, state.metrics)
         state.threads = ThreadService(state.database, core.cancels)
+        state.feedback = FeedbackService(state.database)
         state.agent_specs = AgentSpecService(core.database, agent_catalogue(settings))
         state.objects = ObjectStore(settings)
         state.artifacts = ArtifactService(state.database, state.objects)

@@ -237,7 +237,9 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
     for status, answer in operation.responses.items():
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if isinstance(answer, str):
-            response["content"] = {answer: {"schema": {"type": "string"}}}
+            # Of a stream, OpenAPI 3.1 has no words for the events, and one string it is not.
+            media = {} if answer == EVENT_STREAM else {"schema": {"type": "string"}}
+            response["content"] = {answer: media}
         elif answer is not None:
             schema = schemas.of(answer, "serialization")
             response["content"] = {"application/json": {"schema": schema}}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.service.artifacts import ArtifactService
     from shared.service.attachments import AttachmentService
     from shared.service.cancel import CancelService
+    from shared.service.feedback import FeedbackService
     from shared.service.follow import FollowHub
     from shared.service.sign_in import SignIn
     from shared.service.threads import ThreadService
@@ -51,6 +52,7 @@ class ApiState:
     cancels: CancelService = field(init=False)
     approvals: ApprovalService = field(init=False)
     threads: ThreadService = field(init=False)
+    feedback: FeedbackService = field(init=False)
     agent_specs: AgentSpecService = field(init=False)
     objects: ObjectStore = field(init=False)
     artifacts: ArtifactService = field(init=False)

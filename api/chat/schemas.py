@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
+from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, Field, StrictBool, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, StrictBool, ValidationError
 
 from api.chat.file_parts import MAX_FILES, read_file_part
 from api.validation import QueryInt
@@ -34,6 +35,8 @@ MAX_REASON_CHARS: Final = 2000
 MAX_CALL_ID_CHARS: Final = 1000
 MAX_DECISIONS: Final = 1000
 MAX_PARTS: Final = 10_000
+MAX_COMMENT_CHARS: Final = 4_000
+MAX_BULK: Final = 100
 _MESSAGES: Final = ("body", "messages")
 
 
@@ -45,6 +48,7 @@ def _small_object(value: dict[str, Any]) -> dict[str, Any]:
 
 SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
+Rating = Literal["positive", "negative"]
 SystemPrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 
 
@@ -122,6 +126,26 @@ class Turn(_Model):
     updated_at: datetime
 
 
+class DeletedThreads(_Model):
+    deleted_count: int
+
+
+class Feedback(_Model):
+    id: str
+    thread_id: str
+    turn_id: str | None
+    message_id: str | None
+    rating: Rating
+    comment: str | None
+    created_by: str | None
+    created_at: datetime
+
+
+class FeedbackList(_Model):
+    items: list[Feedback]
+    next_cursor: str | None
+
+
 class ThreadList(_Model):
     items: list[Thread]
     next_cursor: str | None
@@ -158,6 +182,22 @@ class TurnListQuery(_Model):
     concurrency_key: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
 
 
+class FeedbackQuery(_Model):
+    """Filters; all that are given must hold."""
+
+    thread_id: UUID | None = None
+    turn_id: UUID | None = None
+    message_id: UUID | None = None
+    rating: Rating | None = None
+    created_after: AwareDatetime | None = Field(default=None, description="At this time or later")
+    created_before: AwareDatetime | None = Field(default=None, description="Before this time")
+
+
+class FeedbackListQuery(FeedbackQuery):
+    limit: QueryInt = Field(default=20, ge=1, le=100)
+    cursor: str | None = None
+
+
 class TurnQuery(_Model):
     after: str | None = Field(default=None, description="Cursor: the id of the last event seen")
 
@@ -179,6 +219,33 @@ class UpdateThread(_Model):
     system_prompt: SystemPrompt | None = None
     agent_spec_id: str | None = Field(default=None, max_length=255)
     metadata: SmallObject | None = None
+
+
+class BulkDelete(_Model):
+    """The threads to delete, or `all` of the caller's; neither deletes none."""
+
+    all: StrictBool = False
+    thread_ids: list[UUID] | None = Field(default=None, max_length=MAX_BULK)
+
+    def wanted(self) -> list[UUID] | None:
+        """Ids of the threads; None: all of them.
+
+        Raises:
+            InvalidRequest: both are asked for.
+        """
+        if self.all and self.thread_ids:
+            msg = "Give either all or threadIds, not both"
+            raise InvalidRequest(("body", "threadIds"), msg)
+        return None if self.all else self.thread_ids or []
+
+
+class CreateFeedback(_Model):
+    """What is rated: a message, a turn, or with neither the thread as a whole."""
+
+    rating: Rating
+    comment: str | None = Field(default=None, max_length=MAX_COMMENT_CHARS)
+    message_id: UUID | None = None
+    turn_id: UUID | None = None
 
 
 class CancelTurn(_Model):
@@ -217,7 +284,8 @@ class UIMessage(_Model):
 class SubmitTurn(_Model):
     """A new user message: `messages` as `useChat` sends them, or `message`, or `content`.
 
-    Of `messages` only the last counts: the thread's history is the server's.
+    Of `messages` only the last counts: the thread's history is the server's. To answer a message
+    anew (`regenerate-message`) none is needed: the thread has it.
     """
 
     messages: list[Any] | None = Field(
@@ -227,6 +295,11 @@ class SubmitTurn(_Model):
     message: str | dict[str, Any] | None = None
     content: str | None = None
     trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
+    message_id: str | None = Field(
+        default=None,
+        max_length=MAX_KEY_CHARS,
+        description="regenerate-message: a message of the exchange to answer anew; null: the last",
+    )
     model_id: str | None = Field(default=None, min_length=1, max_length=255)
     settings: SmallObject = Field(default_factory=dict)
     system_prompt: SystemPrompt | None = None
@@ -243,7 +316,8 @@ class SubmitTurn(_Model):
             InvalidRequest: a part is not what AI SDK 6 makes.
         """
         last = self.messages[-1] if self.messages else None
-        if not isinstance(last, dict) or last.get("role") != "assistant":
+        is_answer = isinstance(last, dict) and last.get("role") == "assistant"
+        if self.trigger != "submit-message" or not isinstance(last, dict) or not is_answer:
             return None
         parts = last.get("parts")
         if not isinstance(parts, list):
@@ -262,8 +336,6 @@ class SubmitTurn(_Model):
         Raises:
             InvalidRequest: nothing usable, or something that would have to be dropped.
         """
-        if self.trigger != "submit-message":
-            raise InvalidRequest(("body", "trigger"), "regenerate-message is not supported yet")
         if self.messages:
             loc: tuple[str | int, ...] = (*_MESSAGES, len(self.messages) - 1)
             said = _read_message(self.messages[-1], loc)
@@ -400,7 +472,7 @@ def thread_to_dict(row: Any) -> dict[str, Any]:
         "lastTurnId": _id(row["last_turn_id"]),
         "lastTurnStatus": row["last_turn_status"],
         "createdAt": _time(row["created_at"]),
-        "updatedAt": _time(row["updated_at"]),
+        "updatedAt": _time(row["changed_at"]),
     }
 
 
@@ -417,4 +489,18 @@ def message_to_dict(row: Any) -> dict[str, Any]:
         "createdBy": _id(row["created_by"]),
         "createdAt": _time(row["created_at"]),
         "updatedAt": _time(row["updated_at"]),
+    }
+
+
+def feedback_to_dict(row: Any) -> dict[str, Any]:
+    """A row of `list_feedback` as `Feedback` describes it."""
+    return {
+        "id": _id(row["id"]),
+        "threadId": _id(row["thread_id"]),
+        "turnId": _id(row["turn_id"]),
+        "messageId": _id(row["message_id"]),
+        "rating": row["rating"],
+        "comment": row["comment"],
+        "createdBy": _id(row["user_id"]),
+        "createdAt": _time(row["created_at"]),
     }

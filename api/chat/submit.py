@@ -17,7 +17,7 @@ from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolic
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.turn.messages import user_request
-from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal
+from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal, Redo
 from shared.turn.script import validate_script
 
 
@@ -35,7 +35,9 @@ def build_turn(
         InvalidRequest: something about the request is wrong.
     """
     settings = state_of(request).settings
-    said = body.user_message()
+    redo = Redo(body.message_id) if body.trigger == "regenerate-message" else None
+    # What a regenerating turn answers is in the thread, and the message's id names another turn.
+    said = body.user_message() if redo is None else UserMessage("")
     model_id = _choose_model(body, settings)
     policy = _choose_policy(body)
     concurrency_key = _choose_concurrency_key(body, f"thread:{thread_id}")
@@ -58,7 +60,7 @@ def build_turn(
         text=said.text,
         raw_message=user_request(said.text),
         model_id=model_id,
-        settings={**asked, "timezone": read_timezone(request), "trigger": "submit-message"},
+        settings={**asked, "timezone": read_timezone(request), "trigger": body.trigger},
         system_prompt=body.system_prompt,
         concurrency_key=concurrency_key,
         conflict_policy=policy,
@@ -68,6 +70,7 @@ def build_turn(
         fingerprint=fingerprint,
         files=said.files,
         names_model=body.model_id is not None,
+        redo=redo,
     )
 
 
@@ -171,4 +174,6 @@ def _fingerprint(
     }
     if said.files:
         canonical["files"] = [[file.sha256.hex(), file.name] for file in said.files]
+    if body.trigger == "regenerate-message":
+        canonical["redo"] = body.message_id or "newest"
     return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()

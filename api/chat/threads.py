@@ -12,7 +12,9 @@ from starlette.responses import Response
 from api.auth import authenticate
 from api.body import read_model
 from api.chat.schemas import (
+    BulkDelete,
     CreateThread,
+    DeletedThreads,
     Thread,
     ThreadList,
     ThreadListQuery,
@@ -82,6 +84,16 @@ async def delete_thread(request: Request) -> Response:
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
+async def bulk_delete_threads(request: Request) -> Response:
+    """Deletes many of the caller's threads, or all, in one step; unknown ids do not count."""
+    principal = await authenticate(request)
+    wanted = (await read_model(request, BulkDelete)).wanted()
+    is_nothing = wanted is not None and not wanted
+    threads = state_of(request).threads
+    deleted = 0 if is_nothing else await threads.delete_many(principal, wanted)
+    return _json({"deletedCount": deleted})
+
+
 async def _agent_spec_id(request: Request, principal: Principal, wanted: str | None) -> UUID | None:
     specs = state_of(request).agent_specs
     return None if wanted is None else await specs.require_entry_point(principal, wanted)
@@ -103,6 +115,10 @@ OPERATIONS: Final = (
         body=CreateThread, responses={HTTPStatus.CREATED: Thread}, errors=(404,),
     ),
     Operation(
+        "POST", f"{THREADS}/bulk-delete", bulk_delete_threads, "threads", "Delete many threads",
+        body=BulkDelete, responses={HTTPStatus.OK: DeletedThreads}, errors=(409,),
+    ),
+    Operation(
         "GET", THREAD, get_thread, "threads", "Get a thread", responses={HTTPStatus.OK: Thread}
     ),
     Operation(
@@ -111,6 +127,6 @@ OPERATIONS: Final = (
     ),
     Operation(
         "DELETE", THREAD, delete_thread, "threads", "Delete a thread",
-        responses={HTTPStatus.NO_CONTENT: None},
+        responses={HTTPStatus.NO_CONTENT: None}, errors=(409,),
     ),
 )  # fmt: skip

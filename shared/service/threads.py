@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+import contextlib
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
-from shared.errors import ConcurrencyConflict, InvalidCursor, ThreadNotFound
+from shared.errors import ConcurrencyConflict, ThreadNotFound, TurnNotFound
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.cancel import CancelService
-from shared.service.cursor import decode_cursor, decode_seq, encode_cursor
+from shared.service.cursor import (
+    decode_seq,
+    decode_time_and_id,
+    encode_cursor,
+    encode_time_and_id,
+)
 from shared.turn.model import Principal
 
 UNCHANGED: Final = object()
 _DELETE_TRIES: Final = 10
+_LAST_SEQ: Final = 2**63 - 1
+_CANCEL_PAGE: Final = 100
+_CANCELS_AT_ONCE: Final = 4
+"""Of one bulk delete: others want connections, too."""
 
 
 class ThreadService:
@@ -67,12 +78,15 @@ class ThreadService:
         self, principal: Principal, *, limit: int, cursor: str | None
     ) -> tuple[list[asyncpg.Record], str | None]:
         """A page of threads, newest activity first, and the cursor of the next one."""
-        at, thread_id = _decode_place(cursor) if cursor else (None, None)
+        at, thread_id = decode_time_and_id(cursor) if cursor else (None, None)
         rows = await self._database.for_tenant(principal).fetch_many(
             "list_threads", principal.tenant_id, principal.user_id, at, thread_id, limit + 1
         )
         page = rows[:limit]
-        return page, _encode_place(page[-1]) if len(rows) > limit else None
+        if len(rows) <= limit:
+            return page, None
+        last = page[-1]
+        return page, encode_time_and_id(last["last_message_at"] or last["created_at"], last["id"])
 
     async def update(
         self,
@@ -137,6 +151,70 @@ class ThreadService:
 
         return await self._database.for_tenant(principal).run_in_transaction(hide)
 
+    async def delete_many(self, principal: Principal, thread_ids: Sequence[UUID] | None) -> int:
+        """Hides these threads, or all of the user, in one commit; how many there were.
+
+        Cancels what is active in them first. Ids that are unknown, deleted or somebody else's do
+        not count.
+
+        Raises:
+            ConcurrencyConflict: their owner goes on submitting turns meanwhile; none is hidden.
+        """
+        wanted = None if thread_ids is None else sorted(set(thread_ids))
+        active_turn_id = None
+        for _ in range(_DELETE_TRIES):
+            await self._cancel_active(principal, wanted)
+            deleted, active_turn_id = await self._hide_all_if_idle(principal, wanted)
+            if active_turn_id is None:
+                return deleted
+        raise ConcurrencyConflict(str(active_turn_id))
+
+    async def _cancel_active(self, principal: Principal, thread_ids: list[UUID] | None) -> None:
+        """Cancels the turns of these threads, those that wait before those that run."""
+        limit = asyncio.Semaphore(_CANCELS_AT_ONCE)
+
+        async def cancel(turn_id: UUID) -> None:
+            async with limit:
+                with contextlib.suppress(TurnNotFound):  # another request deletes the thread
+                    await self._cancels.cancel(principal, turn_id)
+
+        database = self._database.for_tenant(principal)
+        is_more = True
+        while is_more:
+            rows = await database.fetch_many(
+                "find_active_turns_of_user",
+                principal.tenant_id,
+                principal.user_id,
+                thread_ids,
+                _CANCEL_PAGE,
+            )
+            is_more = len(rows) == _CANCEL_PAGE
+            async with asyncio.TaskGroup() as group:
+                for row in rows:
+                    group.create_task(cancel(row["id"]))
+
+    async def _hide_all_if_idle(
+        self, principal: Principal, thread_ids: list[UUID] | None
+    ) -> tuple[int, UUID | None]:
+        """Hides the threads unless a turn came in between; that turn's id then."""
+        tenant_id, user_id = principal.tenant_id, principal.user_id
+
+        async def hide(transaction: Transaction) -> tuple[int, UUID | None]:
+            ids = thread_ids
+            if ids is None:
+                rows = await transaction.fetch_many("list_thread_ids", tenant_id, user_id)
+                ids = [row["id"] for row in rows]
+            await transaction.fetch_one("lock_threads", tenant_id, user_id, ids)
+            active = await transaction.fetch_one(
+                "find_active_turns_of_user", tenant_id, user_id, thread_ids, 1
+            )
+            if active is not None:
+                return 0, active["id"]
+            row = await transaction.fetch_one("delete_threads", tenant_id, user_id, ids)
+            return (0 if row is None else row["deleted"]), None
+
+        return await self._database.for_tenant(principal).run_in_transaction(hide)
+
     async def list_messages(
         self,
         principal: Principal,
@@ -153,7 +231,8 @@ class ThreadService:
         """
         order = "desc" if newest_first else "asc"
         listing = f"{order}:{thread_id}"
-        place = decode_seq(cursor, listing) if cursor else None
+        start = _LAST_SEQ if newest_first else 0
+        place = decode_seq(cursor, listing) if cursor else start
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
         rows = await self._database.for_tenant(principal).fetch_many(
@@ -167,19 +246,3 @@ class ThreadService:
         if row is None:
             raise ThreadNotFound
         return row
-
-
-def _encode_place(row: asyncpg.Record) -> str:
-    at: datetime = row["last_message_at"] or row["created_at"]
-    seconds = int(at.replace(microsecond=0).timestamp())
-    return encode_cursor([seconds * 1_000_000 + at.microsecond, str(row["id"])])
-
-
-def _decode_place(cursor: str) -> tuple[datetime, UUID]:
-    micros, text = decode_cursor(cursor, (int, str))
-    try:
-        seconds, rest = divmod(int(micros), 1_000_000)
-        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-        return at, UUID(text)
-    except (ValueError, OverflowError, OSError) as error:
-        raise InvalidCursor from error

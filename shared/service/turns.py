@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from typing import Any, Final
 from uuid import UUID
@@ -29,6 +30,7 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub
+from shared.service.regenerate import accept_regenerated
 from shared.turn.messages import preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
@@ -73,7 +75,9 @@ class TurnService:
         Raises:
             ThreadNotFound: the thread is gone or not the caller's.
             IdempotencyKeyReused: the key stands for another request.
-            ConcurrencyConflict: `reject`, and the key has an active turn.
+            NotFound: the thread has no such message to answer anew.
+            ConcurrencyConflict: `reject`, and the key has an active turn; or the thread has one,
+                and the turn would answer a message anew.
             QueueFull: no more turns may wait; one that was accepted before is still returned.
             Saturated: the turn would not be started within its queue time.
             PostgresUnavailable: nothing was accepted, or nobody can tell; a retry under the same
@@ -94,7 +98,9 @@ class TurnService:
 
     async def _accept(self, new: NewTurn) -> Accepted:
         try:
-            if new.conflict_policy is ConflictPolicy.REJECT or new.files:
+            if new.redo is not None:
+                row = await accept_regenerated(self._database, new, self._queue_ttl_s)
+            elif new.conflict_policy is ConflictPolicy.REJECT or new.files:
                 row = await self._accept_alone(new)
             else:
                 row = await self._accepts.run(*self._accept_arguments(new))
@@ -108,6 +114,8 @@ class TurnService:
             if known is None:
                 raise ThreadNotFound
             return await self._replay(new, known)
+        if new.redo is not None:
+            new = dataclasses.replace(new, input_message_id=row["input_message_id"])
         turn = accepted_turn(new, row)
         self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no").inc()

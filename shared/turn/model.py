@@ -45,6 +45,14 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Redo:
+    """Which exchange a new turn answers anew: the one `message_id` is part of, None: the newest."""
+
+    message_id: str | None
+    """As the client has it: perhaps an id that no message has."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewTurn:
     """A validated request for a turn. `fingerprint` is SHA-256 of the canonical request."""
 
@@ -70,6 +78,8 @@ class NewTurn:
     """What the message brings along."""
     names_model: bool = True
     """False when `model_id` is only the deployment's default: an agent spec's goes before it."""
+    redo: Redo | None = None
+    """Set: the message is one that the thread has already; its id and text are found at accept."""
 
 
 @dataclass(frozen=True, slots=True)

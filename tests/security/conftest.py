@@ -213,6 +213,9 @@ async def make_place(client: Client) -> Place:
     markdown = f"---\nname: A\nslug: of-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
     spec = await client.post(SPECS, {"markdown": markdown})
     assert spec.status == 201, spec.body
+    rated = {"rating": "positive", "turnId": turn.json["id"]}
+    feedback = await client.post(f"{CHAT}/threads/{thread_id}/feedback", rated)
+    assert feedback.status == 201, feedback.body
     return Place(
         thread_id=thread_id,
         turn_id=turn.json["id"],

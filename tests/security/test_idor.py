@@ -72,9 +72,9 @@ async def test_foreign_ids_answer_as_unknown_ones(
     assert await look(target, theirs) == before
 
 
-async def look(target: Target, place: Place) -> list[Any]:
+async def look(target: Target, place: Place, party: Party | None = None) -> list[Any]:
     """All that the owner sees of thread and turn."""
-    credential = bearer(target.owner.keys.good)
+    credential = bearer((party or target.owner).keys.good)
     answers = [
         await send(target.port, Request(b"GET", path.encode(), credential))
         for path in (
@@ -85,9 +85,10 @@ async def look(target: Target, place: Place) -> list[Any]:
             f"{CHAT}/threads/{place.thread_id}/attachments",
             f"{CHAT}/attachments/{place.attachment_id}",
             f"/api/v1/artifacts/{place.artifact_id}",
+            f"{CHAT}/feedback?threadId={place.thread_id}",
         )
     ]
-    assert [answer.status for answer in answers] == [200] * 7
+    assert [answer.status for answer in answers] == [200] * 8
     return [answer.json for answer in answers]
 
 
@@ -156,6 +157,19 @@ async def test_a_changed_cursor_shows_nothing_foreign(
         assert answer.status in {200, 422}, (cursor, answer.status, answer.body)
         if answer.status == 200:
             assert items_of(answer) <= everything, cursor
+
+
+async def test_a_bulk_delete_reaches_only_ones_own(target: Target, unharmed: Unharmed) -> None:
+    """Foreign ids count as unknown ones."""
+    victims = (target.owner, target.stranger)
+    before = [await look(target, party.place, party) for party in victims]
+    ids = [party.place.thread_id for party in victims]
+    path = f"{CHAT}/threads/bulk-delete".encode()
+    for body in ({"threadIds": ids}, {"threadIds": ids, "all": False}):
+        request = Request(b"POST", path, bearer(target.colleague.keys.good), orjson.dumps(body))
+        answer = await send(target.port, request.with_headers(_JSON))
+        assert (answer.status, answer.json) == (200, {"deletedCount": 0})
+    assert [await look(target, party.place, party) for party in victims] == before
 
 
 async def test_filters_show_only_own_rows(target: Target, unharmed: Unharmed) -> None:

@@ -113,6 +113,8 @@ async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
     status = int(first.split()[1])
     if ("content-type", "text/event-stream; charset=utf-8") in headers:
         return Answer(status, headers, b"", time.monotonic() - began, is_closed=False)
+    if ("transfer-encoding", "chunked") in headers:
+        return Answer(status, headers, await reader.read(), time.monotonic() - began)
     length = next((int(value) for name, value in headers if name == "content-length"), None)
     body = b"" if not length else await reader.readexactly(length)
     with contextlib.suppress(ConnectionResetError):

@@ -6,19 +6,23 @@ with made as (
     values ($1, $2, $3, $4, $5, $6::jsonb, $7)
     returning *
 )
-select m.*, null::turn_status as last_turn_status
+select m.*, null::turn_status as last_turn_status, m.updated_at as changed_at
 from made m;
 
 -- name: get_thread :one tenant
--- One thread of one user, with the status of its newest turn. $1 thread  $2 tenant  $3 user
+-- One thread of one user, with the status of its newest turn; that turn's transitions change the
+-- thread as well. $1 thread  $2 tenant  $3 user
 select
     th.*,
-    (
-        select t.status
-        from turns t
-        where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
-    ) as last_turn_status
+    last_turn.status as last_turn_status,
+    greatest(th.updated_at, last_turn.updated_at) as changed_at
 from threads th
+left join lateral (
+    select t.status, t.updated_at
+    from turns t
+    where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+    limit 1
+) last_turn on true
 where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true;
 
@@ -26,12 +30,15 @@ where th.id = $1
 -- A user's threads, newest activity first, behind a place. $1 tenant $2 user $3 at? $4 id? $5 most
 select
     th.*,
-    (
-        select t.status
-        from turns t
-        where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
-    ) as last_turn_status
+    last_turn.status as last_turn_status,
+    greatest(th.updated_at, last_turn.updated_at) as changed_at
 from threads th
+left join lateral (
+    select t.status, t.updated_at
+    from turns t
+    where t.id = th.last_turn_id and (t.tenant_id = th.tenant_id) is true
+    limit 1
+) last_turn on true
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
     and (coalesce(th.last_message_at, th.created_at), th.id) < (
         coalesce($3::timestamptz, 'infinity'),
@@ -59,12 +66,15 @@ with changed as (
 )
 select
     c.*,
-    (
-        select t.status
-        from turns t
-        where t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true
-    ) as last_turn_status
-from changed c;
+    last_turn.status as last_turn_status,
+    greatest(c.updated_at, last_turn.updated_at) as changed_at
+from changed c
+left join lateral (
+    select t.status, t.updated_at
+    from turns t
+    where t.id = c.last_turn_id and (t.tenant_id = c.tenant_id) is true
+    limit 1
+) last_turn on true;
 
 -- name: lock_thread :one tenant
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user
@@ -82,20 +92,64 @@ where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
 returning th.id;
 
+-- name: list_thread_ids :many tenant
+-- All threads of one user. $1 tenant  $2 user
+select th.id
+from threads th
+where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
+order by coalesce(th.last_message_at, th.created_at) desc, th.id desc;
+
+-- name: lock_threads :one tenant
+-- Lets no turn be accepted in these threads until the commit; those that are not the user's are left
+-- out. Locks by id, as accepts do. $1 tenant  $2 user  $3 threads
+with locked as materialized (
+    select th.id
+    from threads th
+    where th.id = any($3::uuid[])
+        and (th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null) is true
+    order by th.id
+    for update
+)
+select count(*) as threads from locked having count(*) > 0;
+
+-- name: find_active_turns_of_user :many tenant
+-- Turns that are not over in these threads, those that wait first. $1 tenant  $2 user
+-- $3 threads, null: all of the user  $4 most
+select t.id
+from turns t
+where t.tenant_id = $1 and t.status in ({active})
+    and (t.user_id = $2 and ($3::uuid[] is null or t.thread_id = any($3))) is true
+    and (select th.deleted_at is null from threads th where th.id = t.thread_id)
+order by (t.status in ({sources:claim})) desc, t.accept_seq desc
+limit $4;
+
+-- name: delete_threads :one tenant
+-- Hides threads and all that hangs on them; how many, no row = none. $1 tenant  $2 user  $3 threads
+with gone as (
+    update threads th
+    set deleted_at = now(), updated_at = now()
+    where th.id = any($3::uuid[])
+        and (th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null) is true
+    returning th.id
+)
+select count(*) as deleted from gone having count(*) > 0;
+
 -- name: list_messages :many tenant
--- A thread's messages in the order they came, behind a place. $1 tenant $2 thread $3 after? $4 most
+-- A thread's messages in the order they came, behind a place. $1 tenant  $2 thread  $3 after  $4 most
+-- The place is never null: with `coalesce` no index could find it under row-level security, and each
+-- page would read all pages before it.
 select m.*
 from messages m
 where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
-    and m.seq > coalesce($3::bigint, 0)
+    and m.seq > $3
 order by m.seq
 limit $4;
 
 -- name: list_messages_backwards :many tenant
--- The same, newest first. $1 tenant  $2 thread  $3 before?  $4 most
+-- The same, newest first. $1 tenant  $2 thread  $3 before  $4 most
 select m.*
 from messages m
 where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
-    and m.seq < coalesce($3::bigint, 9223372036854775807)
+    and m.seq < $3
 order by m.seq desc
 limit $4;

@@ -225,10 +225,20 @@ with changed as (
         and (t.tenant_id = $1 and t.status = {target:cancel}) is true
         and m.id = t.output_message_id
         and m.tenant_id = $1
-    returning m.id, m.thread_id
+    returning m.id, m.thread_id, m.seq
 )
 update threads th
-set last_message_preview = $5, updated_at = now()
+set last_message_preview = case
+        when exists (
+            select from messages later
+            where later.thread_id = c.thread_id
+                and later.seq > c.seq
+                and later.superseded_at is null
+                and (later.role in ('user', 'assistant')) is true
+        ) then th.last_message_preview
+        else coalesce($5, th.last_message_preview)
+    end,
+    updated_at = now()
 from changed c
 where th.id = c.thread_id and (th.tenant_id = $1) is true
 returning c.id;
@@ -256,17 +266,47 @@ written as (
     returning thread_id, id
 )
 update threads th
-set last_message_preview = $5, last_message_at = now(), updated_at = now()
+set last_message_preview = coalesce($5, th.last_message_preview),
+    last_message_at = now(),
+    updated_at = now()
 from written w
 where th.id = w.thread_id and (th.tenant_id = $1) is true
 returning w.id;
 
+-- name: find_silent_cancel :one tenant
+-- The last turn of a thread, if it was cancelled lately and said nothing. One that was ever parked
+-- has said what it asked for, and takes no text.
+-- $1 thread  $2 tenant  $3 user  $4 lately in s
+select t.*
+from threads th
+join turns t on t.id = th.last_turn_id
+where th.id = $1
+    and (
+        th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null
+        and t.tenant_id = $2
+        and t.status = {target:cancel}
+        and t.output_message_id is null
+        and t.parked_count = 0
+        and t.ended_at > now() - make_interval(secs => $4)
+    ) is true;
+
 -- name: list_output_messages :many tenant
--- What a finished turn said, in order; the source of a replay without a log. $1 tenant  $2 turn
-select m.id, m.role, m.content, m.raw_data
-from messages m
-where m.thread_id = (select t.thread_id from turns t where t.id = $2 and (t.tenant_id = $1) is true)
-    and m.turn_seq = (select t.accept_seq from turns t where t.id = $2 and (t.tenant_id = $1) is true)
-    and m.superseded_at is null
-    and (m.tenant_id = $1 and m.role <> 'user') is true
-order by m.seq;
+-- What a finished turn said, in order; the source of a replay without a log. Of a turn that was
+-- regenerated only the answer, which no list shows any more. $1 tenant  $2 turn
+select said.id, said.role, said.content, said.raw_data
+from (
+    select m.id, m.role, m.content, m.raw_data, m.seq
+    from messages m
+    where m.thread_id = (select t.thread_id from turns t where t.id = $2 and (t.tenant_id = $1) is true)
+        and m.turn_seq = (select t.accept_seq from turns t where t.id = $2 and (t.tenant_id = $1) is true)
+        and m.superseded_at is null
+        and (m.tenant_id = $1 and m.role <> 'user') is true
+    union all
+    select m.id, m.role, m.content, m.raw_data, m.seq
+    from messages m
+    where m.id = (
+            select t.output_message_id from turns t where t.id = $2 and (t.tenant_id = $1) is true
+        )
+        and (m.tenant_id = $1 and m.superseded_at is not null) is true
+) said
+order by said.seq;

@@ -76,8 +76,31 @@ BY_KEY = {
     "list_messages_backwards": {"messages_by_thread"},
     "list_turns": {"turns_by_user", "turns_by_thread", "threads_pkey"},
     "find_active_turn_of_thread": {"turns_by_thread", "threads_pkey"},
-    "list_output_messages": {"turns_pkey", "messages_by_turn"},
-    "replace_partial_text": {"turns_pkey", "messages_pkey", "threads_pkey"},
+    "list_output_messages": {"turns_pkey", "messages_by_turn", "messages_pkey"},
+    "replace_partial_text": {
+        "turns_pkey",
+        "messages_pkey",
+        "threads_pkey",
+        "messages_by_turn",
+        "messages_by_thread",
+    },
+    "find_silent_cancel": {"threads_pkey", "turns_pkey"},
+    "find_newest_message": {"messages_by_turn"},
+    "find_exchange": {"turns_pkey", "messages_pkey"},
+    "accept_regenerated_turn": {
+        "turns_pkey",
+        "threads_pkey",
+        "messages_pkey",
+        "messages_by_turn",
+        "turns_line",
+        "concurrency_limits_pkey",
+    },
+    "find_feedback_target": {"threads_pkey", "messages_pkey", "turns_pkey"},
+    "list_feedback": {"feedback_by_user", "threads_pkey"},
+    "list_thread_ids": {"threads_by_activity"},
+    "lock_threads": {"threads_pkey"},
+    "delete_threads": {"threads_pkey"},
+    "find_active_turns_of_user": {"turns_line", "threads_pkey"},
     "add_partial_text": {"turns_pkey", "threads_pkey"},
     "find_api_key": {"api_keys_key_hash_key", "users_pkey", "tenants_pkey"},
     "list_valid_credentials": {"api_keys_pkey", "users_pkey", "tenants_pkey"},
@@ -94,8 +117,11 @@ BY_KEY = {
     "postpone_ingestion": {"stored_files_pkey"},
 }
 
-RARE = {"force_cancel", "replace_partial_text", "add_partial_text"}
-"""Their thread, known by one turn, is sought in a whole index while there are next to none."""
+RARE = {
+    "force_cancel", "replace_partial_text", "add_partial_text", "find_silent_cancel",
+    "find_exchange", "accept_regenerated_turn",
+}  # fmt: skip
+"""What they know by another row is sought in a whole index while there are next to none."""
 
 
 async def fill(admin: Any, principal: Principal, threads: int, turns: int) -> None:

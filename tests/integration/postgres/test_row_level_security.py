@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -25,8 +26,9 @@ from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifacts", "attachments",
-    "concurrency_limits", "idempotency_keys", "messages", "outbox", "stored_files", "tenants",
-    "threads", "turn_approvals", "turns", "usage", "users",
+    "concurrency_limits", "feedback", "idempotency_keys", "messages", "outbox",
+    "replaced_messages", "stored_files", "tenants", "threads", "turn_approvals", "turns", "usage",
+    "users",
 }  # fmt: skip
 OPEN = {
     "schema_migrations": "says which files ran; the tenants' role may not even read it",
@@ -34,6 +36,8 @@ OPEN = {
 }
 KEY = "crm"
 SHA256 = bytes(32)
+MIN, MAX = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+LAST_ID = UUID(int=2**128 - 1)
 TENANT_QUERIES = {name: query for name, query in load_queries().items() if query.role == "tenant"}
 
 
@@ -91,6 +95,12 @@ async def theirs(admin: Any) -> Owned:
         message, cancelled,
     )  # fmt: skip
     await admin.execute(
+        "insert into messages (id, tenant_id, thread_id, turn_id, role, content, format)"
+        " select input_message_id, tenant_id, thread_id, id, 'user', 'secret', 'text'"
+        " from turns where id = $1",
+        cancelled,
+    )
+    await admin.execute(
         "insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name)"
         " values ($1, $2, $3, 'hash', 'p', 'n')", who.key_id, tenant, user,
     )  # fmt: skip
@@ -103,6 +113,15 @@ async def theirs(admin: Any) -> Owned:
         "insert into outbox (tenant_id, turn_id, attempt, kind, payload)"
         " values ($1, $2, 1, 'k', '{}')", tenant, running,
     )  # fmt: skip
+    await admin.execute(
+        "insert into feedback (id, tenant_id, user_id, thread_id, message_id, rating, comment)"
+        " values ($1, $2, $3, $4, $5, 'negative', 'secret')",
+        new_id(), tenant, user, thread, message,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into replaced_messages values ($1, $2, $3)", running, message, tenant
+    )
+    await admin.execute("update threads set last_turn_id = $1 where id = $2", silent, thread)
     await admin.execute(
         "insert into turn_approvals"
         " (turn_id, tenant_id, round, place, tool_call_id, tool_name, args)"
@@ -161,9 +180,22 @@ ASKS: dict[str, Arguments] = {
         None,
     ),
     "lock_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "lock_threads": lambda who, its: (who.tenant_id, who.user_id, [its.thread]),
+    "find_active_turns_of_user": lambda who, its: (who.tenant_id, who.user_id, [its.thread], 9),
+    "delete_threads": lambda who, its: (who.tenant_id, who.user_id, [its.thread]),
+    "list_thread_ids": lambda who, its: (who.tenant_id, who.user_id),
+    "find_newest_message": lambda who, its: (who.tenant_id, its.thread),
+    "find_exchange": lambda who, its: (who.tenant_id, its.thread, its.message),
+    "find_silent_cancel": lambda who, its: (its.thread, who.tenant_id, who.user_id, 30.0),
+    "find_feedback_target": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, its.message, its.running,
+    ),
+    "list_feedback": lambda who, its: (
+        who.tenant_id, who.user_id, *[None] * 4, MIN, MAX, MAX, LAST_ID, 9,
+    ),
     "delete_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
-    "list_messages": lambda who, its: (who.tenant_id, its.thread, None, 9),
-    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, None, 9),
+    "list_messages": lambda who, its: (who.tenant_id, its.thread, 0, 9),
+    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, 2**63 - 1, 9),
     "get_turn": lambda who, its: (its.running, who.tenant_id, who.user_id),
     "get_turn_of_tenant": lambda who, its: (its.running, who.tenant_id),
     "list_turns": lambda who, its: (
@@ -224,6 +256,7 @@ READS_NOTHING = {
     "lock_concurrency_key": "an advisory lock",
     "lock_agent_specs": "an advisory lock",
     "create_thread": "see below",
+    "put_feedback": "see below",
     "add_access_token": "see below",
     "create_inline_artifact": "see below",
     "create_file_artifact": "see below",
@@ -293,7 +326,9 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
     for name in (
         "get_thread", "list_threads", "update_thread", "delete_thread", "get_turn", "list_turns",
         "find_active_turn_of_thread", "get_attachment", "list_attachments", "delete_attachment",
-        "list_attached_texts", "lock_turn", "find_turn_of_calls",
+        "list_attached_texts", "lock_turn", "find_turn_of_calls", "list_feedback",
+        "find_silent_cancel", "find_feedback_target", "lock_threads", "delete_threads",
+        "list_thread_ids", "find_active_turns_of_user",
     ):  # fmt: skip
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
@@ -369,6 +404,25 @@ async def test_nobody_makes_an_agent_spec_for_another(
             await database.for_tenant(stranger).fetch_one(
                 "add_agent_spec", new_id(), tenant_id, "s", "primary", None, False, None, "", {}, ""
             )
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_gives_feedback_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    owner = theirs.owner
+    colleague = replace(owner, user_id=new_id())
+    for who, tenant_id, user_id in [
+        (stranger, owner.tenant_id, owner.user_id),
+        (stranger, stranger.tenant_id, owner.user_id),
+        (colleague, owner.tenant_id, owner.user_id),
+    ]:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(who).fetch_one(
+                "put_feedback", new_id(), tenant_id, user_id, theirs.thread, None, theirs.message,
+                "positive", None,
+            )  # fmt: skip
     assert await snapshot(admin) == before
 
 

@@ -14,7 +14,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.threads import ThreadService
 from shared.turn.events import ToolCall, ToolResult
-from shared.turn.model import NewTurn, Principal, Turn
+from shared.turn.model import NewTurn, Principal, Redo, Turn
 from shared.turn.state import TurnStatus
 from tests.chaos.fake_provider import run_provider
 from tests.chaos.provider_text import Behaviour, Directive
@@ -102,6 +102,26 @@ async def test_a_batch_gives_each_turn_its_own_threads_spec(
     threads = [await agents.thread(spec_id) for spec_id in ids]
     turns = [await api.submit(make_turn(thread=thread)) for thread in threads]
     assert [turn.agent_spec_id for turn in turns] == ids
+
+
+async def test_a_regenerating_turn_has_the_agent_of_its_own_accept(
+    api: Api, agents: Agents, make_turn: Any, start_worker: StartWorker
+) -> None:
+    spec_id = await agents.add(model="scripted")
+    thread = await agents.thread(spec_id)
+    await start_worker()
+    first = await api.end_of(await api.submit(make_turn(thread=thread)))
+    changed = markdown(body="Answer in prose.", model="scripted")
+    await agents.specs.update(agents.principal, spec_id, markdown=changed, make_default=False)
+    again = replace(without_model(make_turn(thread=thread), "local:x"), redo=Redo(None))
+    second = await api.submit(again)
+    assert (second.agent_spec_id, second.agent_spec_version) == (spec_id, 2)
+    assert second.model_id == "scripted", "the spec's, before the deployment's default"
+    assert (await api.reload(second)).agent_spec_version == 2
+    assert second.input_message_id == first.input_message_id
+    await api.end_of(second)
+    named = replace(make_turn(thread=thread), model_id="local:y", redo=Redo(None))
+    assert (await api.submit(named)).model_id == "local:y", "the request's, before the spec's"
 
 
 async def test_a_script_really_calls_the_agents_tools(

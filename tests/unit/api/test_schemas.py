@@ -126,11 +126,6 @@ UNUSABLE: dict[str, tuple[dict[str, Any], tuple[Any, ...], str]] = {
         "too_long",
     ),
     "too long": ({"message": "a" * (MAX_TEXT_CHARS + 1)}, ("body", "message"), "string_too_long"),
-    "regenerate": (
-        {"trigger": "regenerate-message", "messages": [user(text("a"))]},
-        ("body", "trigger"),
-        "value_error",
-    ),
 }
 
 
@@ -281,7 +276,7 @@ def test_rendering_and_document_agree() -> None:
     row = dict.fromkeys(
         [
             "id", "title", "system_prompt", "agent_spec_id", "metadata", "last_message_at",
-            "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "updated_at",
+            "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "changed_at",
         ]
     )  # fmt: skip
     assert set(thread_to_dict(row)) == aliases(Thread)
