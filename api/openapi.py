@@ -21,6 +21,8 @@ Answer = ASGIApp
 """A Starlette response, or anything else that can be called as one."""
 Handler = Callable[[Request], Awaitable[Answer]]
 EVENT_STREAM: Final = "text/event-stream"
+ANY_TYPE: Final = "*/*"
+"""Bytes of whatever type they have."""
 COOKIE: Final = "vai_token"
 """The cookie of who has signed in."""
 _REF: Final = "#/components/schemas/{model}"
@@ -238,7 +240,8 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if isinstance(answer, str):
             # Of a stream, OpenAPI 3.1 has no words for the events, and one string it is not.
-            media = {} if answer == EVENT_STREAM else {"schema": {"type": "string"}}
+            is_known = answer not in (EVENT_STREAM, ANY_TYPE)
+            media = {"schema": {"type": "string"}} if is_known else {}
             response["content"] = {answer: media}
         elif answer is not None:
             schema = schemas.of(answer, "serialization")

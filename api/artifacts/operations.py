@@ -23,7 +23,7 @@ from api.auth import authenticate
 from api.body import read_model
 from api.chat.schemas import MAX_TITLE_CHARS, Title
 from api.conditional import matches
-from api.openapi import Answer, Operation
+from api.openapi import ANY_TYPE, Answer, Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
 from api.wire import Model, to_json
@@ -155,6 +155,6 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET", CONTENT, get_artifact_content, "artifacts", "Download an artifact",
-        responses={HTTPStatus.OK: "application/octet-stream", HTTPStatus.NOT_MODIFIED: None},
+        responses={HTTPStatus.OK: ANY_TYPE, HTTPStatus.NOT_MODIFIED: None},
     ),
 )  # fmt: skip

@@ -23,24 +23,36 @@ BUCKET: Final = "artifacts"
 """What `bucket` says: where bytes really lie is nobody's business, `/content` serves them."""
 
 
-class ArtifactContent(Model):
-    """`data` or `text` of what is kept inline; of a file where and what it is.
-
-    `size_bytes`, `original_filename` and `mime_type` are written so, unlike all other members.
-    """
+class _Content(Model):
+    """These members are written so, unlike all others."""
 
     model_config = ConfigDict(alias_generator=None)
 
-    kind: ArtifactKind
-    storage: Literal["inline", "s3"]
     mime_type: str
     size_bytes: int
-    etag: str | None = None
-    data: Any = None
-    text: str | None = Field(default=None, description="Null in a list when it is long")
-    bucket: str | None = None
-    key: str | None = None
-    original_filename: str | None = None
+
+
+class JsonContent(_Content):
+    kind: Literal["json"]
+    storage: Literal["inline"]
+    data: Any = Field(description="Any JSON value; null in a list when it is long")
+
+
+class TextContent(_Content):
+    kind: Literal["text"]
+    storage: Literal["inline"]
+    text: str | None = Field(description="Null in a list when it is long")
+
+
+class FileContent(_Content):
+    """Where and what a file is; `GET …/content` has its bytes."""
+
+    kind: Literal["file"]
+    storage: Literal["s3"]
+    bucket: str
+    key: str
+    etag: str
+    original_filename: str | None
 
 
 class Artifact(Model):
@@ -51,7 +63,7 @@ class Artifact(Model):
     kind: ArtifactKind
     title: str | None
     storage_type: Literal["inline", "s3"]
-    content: ArtifactContent
+    content: JsonContent | TextContent | FileContent = Field(discriminator="kind")
     created_at: datetime
     updated_at: datetime
 

@@ -153,10 +153,6 @@ class ApiKeys:
         for key_id in key_ids:
             self._valid.discard(key_id)
 
-    def forget_user(self, user_id: UUID) -> None:
-        """The same, of all credentials of a user: something about them has changed."""
-        self._good.remove(lambda principal: principal.user_id == user_id)
-
     async def note_uses(self) -> None:
         """Writes down what was used since the last time. A use is lost rather than waited for."""
         used, self._used = self._used, set()
@@ -204,7 +200,7 @@ class ApiKeys:
         if row is None or not hmac.compare_digest(row["key_hash"], digest):
             self._bad.put(digest, None, asked_at)
             return None
-        principal = Principal(row["tenant_id"], row["user_id"], row["id"], row["timezone"])
+        principal = Principal(row["tenant_id"], row["user_id"], row["id"])
         self._good.put(digest, principal, asked_at)
         if len(self._used) < MAX_USES:
             self._used.add(principal.key_id)
@@ -322,7 +318,7 @@ async def find_principal(
     if row is None or row["id"] is None or row["is_disabled"]:
         return None
     user_id = row["id"]
-    return Principal(row["tenant_id"], user_id, user_id, row["timezone"], identity.expires_at)
+    return Principal(row["tenant_id"], user_id, user_id, identity.expires_at)
 
 
 async def create_tenant(database: Database | Transaction, name: str) -> UUID:

@@ -66,10 +66,7 @@ class UserService:
         timezone: object = UNCHANGED,
         locale: object = UNCHANGED,
     ) -> asyncpg.Record:
-        """Changes what is given; None clears time zone and locale.
-
-        Other processes may use the old time zone for 5 s.
-        """
+        """Changes what is given; None clears time zone and locale."""
         changes: list[object] = []
         for value in (name, timezone, locale):
             is_given = value is not UNCHANGED
@@ -79,7 +76,6 @@ class UserService:
         )
         if row is None:
             raise NotAuthenticated("Not authenticated")
-        self._api_keys.forget_user(principal.user_id)
         return row
 
     async def create_token(self, principal: Principal, name: str, days: int) -> MadeToken:

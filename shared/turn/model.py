@@ -38,8 +38,6 @@ class Principal:
     tenant_id: UUID
     user_id: UUID
     key_id: UUID
-    timezone: str | None = field(default=None, compare=False)
-    """The user's own, as IANA names it; at most 5 s old."""
     expires_at: float | None = field(default=None, compare=False)
     """Unix time at which a provider's token ends; credentials of ours are asked for instead."""
 
