@@ -94,6 +94,8 @@ BY_KEY = {
         "messages_by_turn",
         "turns_line",
         "concurrency_limits_pkey",
+        "agent_specs_pkey",
+        "agent_specs_default",
     },
     "find_feedback_target": {"threads_pkey", "messages_pkey", "turns_pkey"},
     "list_feedback": {"feedback_by_user", "threads_pkey"},
