@@ -11,6 +11,7 @@ own pace.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Self
@@ -46,8 +47,8 @@ WATCH_INTERVAL_S: Final = 2.0
 """How often Postgres is asked which followed turns have ended, should Redis not have said so."""
 AWAY_POLL_S: Final = 1.0
 """How often a log is tried that could not be read."""
-_TELLINGS_NEEDED: Final = 2
-"""Once Postgres has said so often that a turn is over, its log is not waited for any more."""
+END_GRACE_S: Final = 1.5
+"""A worker tells Redis of an end after Postgres: so long, at least, its word is waited for."""
 
 
 class FollowHub:
@@ -160,7 +161,7 @@ class Follower:
     """One reader's way through a turn's events."""
 
     __slots__ = (
-        "_ended_count",
+        "_ended_at",
         "_from_log",
         "_heard",
         "_hub",
@@ -189,7 +190,7 @@ class Follower:
         self._live_bytes = 0
         self._from_log = True
         self._heard = LeanEvent()
-        self._ended_count = 1 if turn is not None and turn.is_terminal else 0
+        self._ended_at = time.monotonic() if turn is not None and turn.is_terminal else None
         self._skip_to_end = False
         self._interrupted = False
         self._listener: Listener | None = None
@@ -241,8 +242,9 @@ class Follower:
         self._heard.set()
 
     def note_ended(self) -> None:
-        """Postgres says that the turn has ended; told again, the log is not waited for."""
-        self._ended_count += 1
+        """Postgres says that the turn has ended; told again later, the log is not waited for."""
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
         self._from_log = True
         self._heard.set()
 
@@ -302,13 +304,13 @@ class Follower:
         if batches:
             self._from_log = True  # there may be more pages
             return batches
-        if self._ended_count == 0 and self.cursor == START and not self._is_new:
+        if self._ended_at is None and self.cursor == START and not self._is_new:
             # Nothing was logged yet: it may wait, or have ended before we listened.
-            self._ended_count = await self._check_ended()
-            if self._ended_count:
+            if await self._has_ended():
+                self._ended_at = time.monotonic()
                 self._look_again()
             return []
-        if self._ended_count >= _TELLINGS_NEEDED or not await self._may_hear_end():
+        if self._is_end_overdue() or not await self._may_hear_end():
             return await self._read_postgres()
         return []
 
@@ -332,12 +334,15 @@ class Follower:
         self._from_log = True
         self._heard.set()
 
-    async def _check_ended(self) -> int:
+    async def _has_ended(self) -> bool:
         try:
             turn = await self._load_turn()
         except PostgresUnavailable:
-            return 0
-        return 1 if turn.is_terminal else 0
+            return False
+        return turn.is_terminal
+
+    def _is_end_overdue(self) -> bool:
+        return self._ended_at is not None and time.monotonic() - self._ended_at >= END_GRACE_S
 
     def _take_live(self) -> list[EventBatch]:
         live, self._live, self._live_bytes = self._live, [], 0
