@@ -367,7 +367,8 @@ class TurnWorker(Worker):
             try:
                 await super()._poll_iteration()
             except (RedisError, OSError, RuntimeError) as error:
-                log.warning("jobs.redis_away", error=str(error))
+                is_odd = isinstance(error, RuntimeError)  # may be a defect: tell where it was
+                log.warning("jobs.poll_failed", error=str(error), exc_info=is_odd)
                 self._forget_lost_jobs()
             if task is not None and task.cancelling():
                 return

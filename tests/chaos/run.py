@@ -291,8 +291,9 @@ async def _sampling(deployment: Deployment, history: History) -> AsyncIterator[N
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task  # what ended it before its time is a defect of the kit
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()  # what ended it before its time is a defect of the kit
 
 
 async def read_versions(deployment: Target) -> dict[str, Any]:
