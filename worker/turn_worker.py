@@ -366,14 +366,16 @@ class TurnWorker(Worker):
         """arq's own poll, at its own pace, for the jobs that are not turns.
 
         Trap: redis-py sends within `asyncio.wait_for`, which on Python 3.11 swallows a cancel that
-        comes while the send completes; without another look the loop would never end.
+        comes while the send completes; without another look the loop would never end. And uvloop
+        lets it meet a RuntimeError where its socket has been closed between two writes.
         """
         task = asyncio.current_task()
         while True:
             try:
                 await super()._poll_iteration()
-            except (RedisError, OSError) as error:
-                log.warning("jobs.redis_away", error=str(error))
+            except (RedisError, OSError, RuntimeError) as error:
+                is_odd = isinstance(error, RuntimeError)  # may be a defect: tell where it was
+                log.warning("jobs.poll_failed", error=str(error), exc_info=is_odd)
                 self._forget_lost_jobs()
             if task is not None and task.cancelling():
                 return

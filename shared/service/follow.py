@@ -11,6 +11,7 @@ own pace.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
@@ -53,7 +54,9 @@ WATCH_INTERVAL_S: Final = 2.0
 AWAY_POLL_S: Final = 1.0
 """How often a log is tried that could not be read."""
 _TELLINGS_NEEDED: Final = 2
-"""Once Postgres has said so often that a turn is over, its log is not waited for any more."""
+"""Once Postgres has said so often that a turn is parked, its log is not waited for any more."""
+END_GRACE_S: Final = 1.5
+"""A worker tells Redis of an end after Postgres: so long, at least, its word is waited for."""
 
 
 class FollowHub:
@@ -169,7 +172,7 @@ class Follower:
     """One reader's way through a turn's events."""
 
     __slots__ = (
-        "_ended_count",
+        "_ended_at",
         "_from_log",
         "_heard",
         "_hub",
@@ -199,7 +202,7 @@ class Follower:
         self._live_bytes = 0
         self._from_log = True
         self._heard = LeanEvent()
-        self._ended_count = 1 if turn is not None and turn.is_terminal else 0
+        self._ended_at = time.monotonic() if turn is not None and turn.is_terminal else None
         self._parked_count = 0
         self._skip_to_end = False
         self._interrupted = False
@@ -252,8 +255,9 @@ class Follower:
         self._heard.set()
 
     def note_ended(self) -> None:
-        """Postgres says that the turn has ended; told again, the log is not waited for."""
-        self._ended_count += 1
+        """Postgres says that the turn has ended; told again later, the log is not waited for."""
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
         self._from_log = True
         self._heard.set()
 
@@ -319,14 +323,14 @@ class Follower:
         if batches:
             self._from_log = True  # there may be more pages
             return batches
-        if self._parked_count >= _TELLINGS_NEEDED and self._ended_count == 0:
+        if self._parked_count >= _TELLINGS_NEEDED and self._ended_at is None:
             self._parked_count = 0
             return await self._read_parked()
-        if self._ended_count == 0 and self.cursor == START and not self._is_new:
+        if self._ended_at is None and self.cursor == START and not self._is_new:
             # Nothing was logged yet: it may wait, or have ended or been parked before we listened.
             await self._check_silent()
             return []
-        if self._ended_count >= _TELLINGS_NEEDED or not await self._may_hear_end():
+        if self._is_end_overdue() or not await self._may_hear_end():
             return await self._read_postgres()
         return []
 
@@ -356,11 +360,14 @@ class Follower:
         except PostgresUnavailable:
             return
         if turn.is_terminal:
-            self._ended_count = 1
+            self._ended_at = time.monotonic()
             self._look_again()
         elif turn.status is TurnStatus.AWAITING_APPROVAL:
             self._parked_count = _TELLINGS_NEEDED
             self._look_again()
+
+    def _is_end_overdue(self) -> bool:
+        return self._ended_at is not None and time.monotonic() - self._ended_at >= END_GRACE_S
 
     def _take_live(self) -> list[EventBatch]:
         live, self._live, self._live_bytes = self._live, [], 0

@@ -160,6 +160,10 @@ class Worker(Process):
         return {name: float(value) for name, value in _SAMPLE.findall(answer.body.decode())}
 
 
+class LeftInDisorder(AssertionError):
+    """Processes had to be ended by force, ended with an error, or left others behind."""
+
+
 class Product:
     """API and workers on the servers given. Every process it ever started is in `started`."""
 
@@ -282,7 +286,10 @@ class Product:
             self._forget_ended()
 
     def stop(self) -> None:
-        """Ends everything; asserts good order and that nothing is left."""
+        """Ends everything.
+
+        Raises `LeftInDisorder` for what did not end well, or is still there.
+        """
         for process in self.started:
             if process.is_running:
                 process.send(signal.SIGCONT)
@@ -303,9 +310,13 @@ class Product:
             if code not in (0, -signal.SIGKILL)
             and not (code == -signal.SIGTERM and name in newborn)
         }
-        assert not stubborn
-        assert not left, f"processes left behind: {left}"
-        assert not bad, f"exit codes: {bad}"
+        disorder = stubborn
+        if left:
+            disorder.append(f"processes left behind: {left}")
+        if bad:
+            disorder.append(f"exit codes: {bad}")
+        if disorder:
+            raise LeftInDisorder("; ".join(disorder))
 
     # -- what they stand on
 

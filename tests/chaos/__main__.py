@@ -26,6 +26,7 @@ from tests.chaos.report import write_report
 from tests.chaos.run import Outcome, Plan, run
 from tests.chaos.soak import INTERVAL_S, draw
 from tests.chaos.soak import PACE as SOAK_PACE
+from tests.chaos.soak import SETTINGS as SOAK_SETTINGS
 
 REPORTS = ROOT / "docs" / "reports"
 LONG_PACE = 5.0
@@ -109,7 +110,10 @@ def _plans(options: argparse.Namespace, seed: int) -> Iterator[Plan]:
                 pace=options.pace or pace,
                 interval_s=interval_s,
                 sessions=options.sessions,
-                clocks=dict(PRODUCTION_CLOCKS if is_long else SHORT_CLOCKS),
+                clocks={
+                    **(PRODUCTION_CLOCKS if is_long else SHORT_CLOCKS),
+                    **(SOAK_SETTINGS if options.soak else {}),
+                },
             )
 
 

@@ -23,7 +23,7 @@ from deploy.embedded.postgres import EmbeddedPostgres
 from deploy.embedded.valkey import EmbeddedValkey
 from shared.postgres.migrate import migrate
 from shared.redis.connection import RedisConnection
-from tests.acceptance.product import Api, Process, Product, Worker
+from tests.acceptance.product import Api, LeftInDisorder, Process, Product, Worker
 from tests.chaos.arena import FaultSkipped
 from tests.fixtures.proxy import (
     Link,
@@ -77,10 +77,18 @@ class Deployment(Product):
             settings=settings,
         )
         self.server = postgres
+        self.disorder = ""
         self.client_links = clients
         self._api_ports = api_ports
         self._free_slots = slots
         self._slots: dict[Process, Slot] = {}
+
+    def stop(self) -> None:
+        """Ends everything; `disorder` tells what did not end well, so that a run is reported."""
+        try:
+            super().stop()
+        except LeftInDisorder as error:
+            self.disorder = str(error)
 
     # -- processes
 

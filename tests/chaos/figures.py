@@ -26,8 +26,9 @@ from tests.chaos.probes import REFUSED_COMMITS, REFUSED_WRITES
 from tests.chaos.run import Row
 from tests.chaos.workload import Kill
 
-WARM_UP_S = 120.0
-LIVED_S = 180.0
+WARM_UP_S = 600.0
+"""An API fills its cache of rendered turns for so long under the load of the kit."""
+LIVED_S = 300.0
 SETTLED_S = 10.0
 """An outage is counted to a fault when it begins at most so long after its end."""
 

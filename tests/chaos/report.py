@@ -66,6 +66,7 @@ def _summary(outcomes: list[Outcome]) -> Iterator[str]:
     score = mutation_score()
     broken = sorted({name for outcome in outcomes for name in outcome.report.violated})
     failed = [f"{row.fault.id}: {row.problem}" for row in rows if row.problem]
+    failed += [outcome.disorder for outcome in outcomes if outcome.disorder]
     yield "| what | figure |"
     yield "|---|---|"
     yield f"| faults injected / kinds / seeds | {times:,} / {kinds} / {len(outcomes)} |"

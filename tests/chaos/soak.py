@@ -18,6 +18,8 @@ DRAWN: Final = (
 )  # fmt: skip
 PACE: Final = 0.1
 """Windows and repetitions of one fault: as short as they can be."""
+SETTINGS: Final = {"TURNKEEP_EVENT_LOG_TTL_S": "120"}
+"""Logs of turns that ended go before long, so that what Redis holds comes to a level."""
 INTERVAL_S: Final = 60.0
 """From the beginning of one fault to that of the next."""
 

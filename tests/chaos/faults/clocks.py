@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from tests.acceptance.client import Client
-from tests.acceptance.product import Api
+from tests.acceptance.product import Api, Process
 from tests.chaos.arena import Arena, Evidence, Fault
 from tests.chaos.packages import find_faketime
 
@@ -35,19 +35,22 @@ async def _live_in(arena: Arena, shift: str) -> float:
         "DONT_FAKE_MONOTONIC": "1",
     }
     old_api, old_worker = deployment.apis[-1], deployment.workers[-1]
-    for process in (old_api, old_worker):
-        process.send(signal.SIGTERM)
-        await process.ended(30)
+    await _let_go(old_api, old_worker)
     api = deployment.start_api(wrong, port=old_api.port)
     worker = deployment.start_worker(wrong)
     await deployment.be_whole()
     offset = await _offset(api)
     await asyncio.sleep(arena.seconds(6, 30))
-    for process in (api, worker):
-        process.send(signal.SIGTERM)
-        await process.ended(30)
+    await _let_go(api, worker)
     await deployment.be_whole()
     return offset
+
+
+async def _let_go(*processes: Process) -> None:
+    for process in processes:
+        process.send(signal.SIGTERM)
+    for process in processes:
+        await process.ended(30)
 
 
 async def _offset(api: Api) -> float:

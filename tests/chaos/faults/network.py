@@ -76,7 +76,7 @@ async def _deaf(arena: Arena) -> Evidence:
 async def _each_goes(
     arena: Arena, word: str, spell: Callable[[Iterable[Link], float], Awaitable[None]]
 ) -> Evidence:
-    window_s = arena.seconds(5, 30)
+    window_s = arena.seconds(4, 30)
     told = []
     for name, links in (
         ("APIs to Redis", [slot.redis for slot in arena.deployment.links(Api)]),

@@ -14,7 +14,7 @@ from tests.fixtures.waiting import wait_until
 
 async def _kill_workers(arena: Arena) -> Evidence:
     deployment = arena.deployment
-    kills = arena.times(12, 250)
+    kills = arena.times(6, 250)
     for _ in range(kills):
         await arena.workload.until_held()
         victim = arena.chance.choice(deployment.workers)
@@ -106,7 +106,7 @@ async def _block_loop(arena: Arena) -> Evidence:
 
 async def _roll_workers(arena: Arena) -> Evidence:
     deployment = arena.deployment
-    rounds = arena.times(3, 20)
+    rounds = arena.times(2, 20)
     drains = []
     for _ in range(rounds):
         for worker in list(deployment.workers):

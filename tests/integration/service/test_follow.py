@@ -163,6 +163,25 @@ async def test_a_log_that_redis_refuses_to_read_is_told_from_postgres(
     assert stage.follower.is_done.is_set()
 
 
+async def test_an_end_that_postgres_knows_first_is_still_read_from_the_log(
+    stage: Stage, admin: Any
+) -> None:
+    await stage.say(opens=True)
+    await stage.say()
+    await admin.execute(
+        "update turns set status = 'completed', attempt = 1, last_seq = 3, started_at = now(),"
+        " ended_at = now() where id = $1",
+        stage.turn.id,
+    )
+    turn = await stage.api.reload(stage.turn)
+    async with stage.api.hub.follow(turn, Cursor(1, 1)) as late:
+        assert places(await late.read(1)) == [Cursor(1, 2)]
+        late.note_ended()
+        assert await late.read(0.3) == [], "its worker has a moment to tell Redis"
+        await stage.say(ends=True)
+        assert places(await late.read(1)) == [Cursor(1, 3)]
+
+
 async def test_an_end_is_learnt_from_postgres_though_a_look_at_it_has_failed(
     stage: Stage, principal: Principal, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import orjson
 import pytest
+from arq import Worker
 
 from shared.jobs import PURGE_IDEMPOTENCY_KEYS
 from shared.redis.connection import RedisConnection
 from shared.turn.state import TurnStatus
 from tests.fixtures.system import Api, MakeTurn, StartWorker
 from tests.fixtures.waiting import wait_until
+from worker import turn_worker
 
 JOB: dict[str, Any] = {"f": PURGE_IDEMPOTENCY_KEYS, "a": [], "k": {}, "t": None, "et": 1}
 
@@ -61,3 +63,20 @@ async def test_a_wrong_job_ends_alone(
     assert ended.status is TurnStatus.COMPLETED
     assert not worker.main.done()
     await worker.drain()
+
+
+async def test_a_socket_closed_under_a_poll_for_jobs_ends_no_turn(
+    api: Api, start_worker: StartWorker, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls: list[float] = []
+
+    async def poll(_: Worker) -> None:
+        polls.append(time.monotonic())
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    monkeypatch.setattr(Worker, "_poll_iteration", poll)
+    monkeypatch.setattr(turn_worker, "JOBS_INTERVAL_S", 0.01)
+    await start_worker()
+    await wait_until(lambda: len(polls) > 1, "it polls again")
+    turn = await api.submit(make_turn())
+    assert (await api.end_of(turn)).status is TurnStatus.COMPLETED
