@@ -131,6 +131,7 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                     "TURNKEEP_OPENAI_CHAT_API_KEY": "none",
                     "TURNKEEP_DEFAULT_MODEL": PROVIDER_MODEL,  # imported before a worker is ready
                     "TURNKEEP_DRAIN_S": "2",
+                    "TURNKEEP_APPROVAL_TTL_S": "8",  # for those that nobody decides
                 },
             ) as deployment,
         ):
