@@ -353,7 +353,7 @@ class TurnRunner:
                 if result == EngineResult():
                     raise
                 log.warning("turn.unstorable", turn_id=str(turn.id), exc_info=error)
-                usage = result.usage if result.messages else Usage()
+                usage = result.usage if result.messages else turn.earlier_usage or Usage()
                 result, ending = EngineResult(usage=usage), _without_messages(ending)
                 arguments = _end_arguments(turn, turn_log, ending, result)
                 continue
@@ -511,12 +511,12 @@ def _last_text(messages: list[dict[str, Any]]) -> str | None:
 def _ended_event(
     turn: ClaimedTurn, ending: Ending, result: EngineResult, row: asyncpg.Record
 ) -> TurnEnded:
-    error = ending.error
+    error, said = ending.error, row["output_message_id"]
     return TurnEnded(
         status=ending.status,
         error=TurnError(code=error.error_code, message=error.message) if error else None,
         usage=result.usage,
-        output_message_id=str(turn.output_message_id) if _answer(result) else None,
+        output_message_id=None if said is None else str(said),
         duration_s=duration_s(row["started_at"], row["ended_at"]),
     )
 

@@ -43,6 +43,7 @@ class VercelUIEncoder:
     __slots__ = (
         "_attempt",
         "_awaits_more",
+        "_called",
         "_delta_head",
         "_open_part",
         "_part_count",
@@ -75,6 +76,8 @@ class VercelUIEncoder:
         self._part_count = 0
         self._step_is_open = False
         self._tools_answered = False
+        self._called: set[str] = set()
+        """Tool calls of the attempt; one that is told again is known by its id."""
 
     def open(self, cursor: Cursor) -> bytes:
         turn = self._turn
@@ -208,6 +211,7 @@ class VercelUIEncoder:
             )
             self._said_bytes = self._said_sum = 0
         self._attempt = attempt
+        self._called.clear()
         return frames + self._open_step()
 
     def _open_step(self) -> bytes:
@@ -255,6 +259,9 @@ class VercelUIEncoder:
         return f"{kind}-{self._part_count}"
 
     def _call_tool(self, event: ToolCall) -> bytes:
+        if event.tool_call_id in self._called:
+            return b""
+        self._called.add(event.tool_call_id)
         frames = self._close_step() if self._tools_answered else self._close_part()
         frames += self._open_step()
         tool = {"toolCallId": event.tool_call_id, "toolName": event.name}

@@ -10,6 +10,7 @@ import structlog
 from shared.errors import RedisUnavailable
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
+from shared.postgres.transaction import Transaction
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
@@ -84,13 +85,24 @@ class TurnEnds:
         return turn if row is None else turn_from_row(row)
 
     async def put_partial_text(self, turn: Turn, text: str) -> None:
-        """Gives a cancelled turn this text, in place of any that it has. Others are left alone."""
-        query = "replace_partial_text" if turn.output_message_id else "add_partial_text"
-        await self._database.for_tenant(turn).fetch_one(
-            query,
-            turn.tenant_id,
-            turn.id,
-            text,
-            interrupted_response(text, turn.model_id),
-            preview(text),
-        )
+        """Gives a cancelled turn this text, in place of any that its last attempt has said.
+
+        Left alone: turns that ended otherwise, and those in whose place another answers.
+        """
+        has_text = turn.output_message_id == turn.planned_output_message_id
+
+        async def put(transaction: Transaction) -> None:
+            # Who regenerates the answer locks the thread first, as well.
+            await transaction.fetch_one(
+                "lock_thread", turn.thread_id, turn.tenant_id, turn.user_id
+            )
+            await transaction.fetch_one(
+                "replace_partial_text" if has_text else "add_partial_text",
+                turn.tenant_id,
+                turn.id,
+                text,
+                interrupted_response(text, turn.model_id),
+                preview(text),
+            )
+
+        await self._database.for_tenant(turn).run_in_transaction(put)

@@ -35,6 +35,7 @@ from shared.turn.events import (
     MessageDelta,
     OpenCall,
     ReasoningDelta,
+    ToolCall,
     TurnEnded,
     TurnError,
     TurnSnapshot,
@@ -454,7 +455,12 @@ def replay_parked(
     if after.attempt == turn.attempt and after.seq > 0:
         text = "".join(event.text for event in told if isinstance(event, MessageDelta))
         reasoning = "".join(event.text for event in told if isinstance(event, ReasoningDelta))
-        events: list[Event] = [TurnSnapshot(text=text, reasoning=reasoning)]
+        open_calls = {approval.tool_call_id for approval in turn.approvals}
+        events: list[Event] = [
+            TurnSnapshot(text=text, reasoning=reasoning),
+            # What is asked about may have been lost with the log.
+            *(e for e in told if isinstance(e, ToolCall) and e.tool_call_id in open_calls),
+        ]
     else:
         events = [TurnStarted(attempt=turn.attempt, model_id=turn.model_id), *told]
     batches = [EventBatch(turn.attempt, 0, [encode_event(event)]) for event in events]

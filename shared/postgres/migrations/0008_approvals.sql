@@ -55,6 +55,20 @@ language sql stable as $$
     where a.turn_id = turn and a.round = asked_round and a.decided_at is null
 $$;
 
+-- What a turn that was parked had said until then: its answer, should it be cancelled before it
+-- says more.
+create function said_when_parked(thread uuid, seq_of_turn bigint) returns uuid
+language sql stable as $$
+    select m.id
+    from messages m
+    where m.thread_id = thread
+        and m.turn_seq = seq_of_turn
+        and m.superseded_at is null
+        and (m.role = 'assistant' and m.content <> '') is true
+    order by m.seq desc
+    limit 1
+$$;
+
 alter table turn_approvals enable row level security;
 create policy all_rows on turn_approvals to turnkeep_engine using (true);
 create policy own_rows on turn_approvals to turnkeep_tenant using (

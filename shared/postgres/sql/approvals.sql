@@ -160,15 +160,7 @@ cancelled as (
         slot = null,
         error_code = 'approval_expired',
         error_message = $2,
-        output_message_id = (
-            select m.id
-            from messages m
-            where m.thread_id = t.thread_id and m.turn_seq = t.accept_seq
-                and m.superseded_at is null
-                and (m.role = 'assistant' and m.content <> '') is true
-            order by m.seq desc
-            limit 1
-        ),
+        output_message_id = said_when_parked(t.thread_id, t.accept_seq),
         ended_at = now(),
         updated_at = now()
     from due

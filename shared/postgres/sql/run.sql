@@ -260,7 +260,12 @@ ended as (
         error_message = a.error_message,
         usage = a.usage::jsonb,
         last_seq = a.last_seq,
-        output_message_id = a.output_message_id,
+        output_message_id = case
+            when a.output_message_id is null and t.parked_count > 0
+                and a.status::turn_status = {target:cancel}
+                then said_when_parked(t.thread_id, t.accept_seq)
+            else a.output_message_id
+        end,
         ended_at = now(),
         updated_at = now()
     from asked a
@@ -320,7 +325,7 @@ touched as (
     ) news
     where t.id = any($12::uuid[]) and t.id = news.thread_id
 )
-select e.id, e.started_at, e.ended_at
+select e.id, e.started_at, e.ended_at, e.output_message_id
 from ended e;
 
 -- name: hand_back_turns :many engine
@@ -404,6 +409,10 @@ with reaped as (
             when t.parked_count > 0 then t.usage
             when t.cancel_requested_at is not null or t.crash_count + 1 >= $3
                 then '{"inputTokens": 0, "outputTokens": 0, "cachedInputTokens": 0}'::jsonb
+        end,
+        output_message_id = case
+            when t.cancel_requested_at is not null and t.parked_count > 0
+                then said_when_parked(t.thread_id, t.accept_seq)
         end,
         slot = null,
         worker_id = null,

@@ -121,15 +121,7 @@ with asked as (
         slot = case when t.status = {target:claim} then t.slot end,
         output_message_id = case
             when t.status <> {target:claim} and t.parked_count > 0
-                then (
-                    select m.id
-                    from messages m
-                    where m.thread_id = t.thread_id and m.turn_seq = t.accept_seq
-                        and m.superseded_at is null
-                        and (m.role = 'assistant' and m.content <> '') is true
-                    order by m.seq desc
-                    limit 1
-                )
+                then said_when_parked(t.thread_id, t.accept_seq)
         end,
         ended_at = case when t.status = {target:claim} then null else now() end,
         updated_at = now()
@@ -165,7 +157,11 @@ with ended as (
         worker_id = null,
         lease_until = null,
         usage = $7::jsonb,
-        output_message_id = $4,
+        output_message_id = case
+            when $4::uuid is null and t.parked_count > 0
+                then said_when_parked(t.thread_id, t.accept_seq)
+            else $4
+        end,
         ended_at = now(),
         updated_at = now()
     where t.id = $1
@@ -224,7 +220,7 @@ with changed as (
     where t.id = $2
         and (t.tenant_id = $1 and t.status = {target:cancel}) is true
         and m.id = t.output_message_id
-        and m.tenant_id = $1
+        and (m.tenant_id = $1 and m.superseded_at is null) is true
     returning m.id, m.thread_id, m.seq
 )
 update threads th
@@ -244,15 +240,25 @@ where th.id = c.thread_id and (th.tenant_id = $1) is true
 returning c.id;
 
 -- name: add_partial_text :one tenant
--- Gives a cancelled turn that said nothing the text its reader saw.
+-- Gives a cancelled turn, which said nothing since it was claimed, the text its reader saw. Its
+-- thread is locked by now: no other turn takes its place meanwhile, and of one that has, nothing
+-- is to stand behind it.
 -- $1 tenant  $2 turn  $3 text  $4 raw message  $5 preview
 with cancelled as (
     update turns t
     set output_message_id = t.planned_output_message_id, updated_at = now()
     where t.id = $2
         and (
-            t.tenant_id = $1 and t.status = {target:cancel} and t.output_message_id is null
+            t.tenant_id = $1
+            and t.status = {target:cancel}
+            and t.output_message_id is distinct from t.planned_output_message_id
         ) is true
+        and not exists (
+            select from turns later
+            where later.thread_id = t.thread_id
+                and later.accept_seq > t.accept_seq
+                and (later.replaced_turn_id = t.id) is true
+        )
     returning t.*
 ),
 written as (
@@ -263,10 +269,13 @@ written as (
         c.planned_output_message_id, c.tenant_id, c.thread_id, c.id, c.accept_seq, 'assistant', $3,
         'pydantic_ai', $4::jsonb
     from cancelled c
-    returning thread_id, id
+    returning thread_id, turn_id, id
 )
 update threads th
-set last_message_preview = coalesce($5, th.last_message_preview),
+set last_message_preview = case
+        when th.last_turn_id = w.turn_id then coalesce($5, th.last_message_preview)
+        else th.last_message_preview
+    end,
     last_message_at = now(),
     updated_at = now()
 from written w

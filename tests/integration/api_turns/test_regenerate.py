@@ -11,6 +11,7 @@ import pytest
 from starlette.applications import Starlette
 
 from shared.ids import new_id
+from shared.postgres.rows import turn_from_row
 from shared.turn.model import Principal
 from tests.fixtures.system import StartWorker
 from tests.fixtures.waiting import wait_until
@@ -162,6 +163,23 @@ async def test_one_that_is_cancelled_before_a_word_leaves_the_thread_as_it_was(u
     await user.post(f"/threads/{thread}/turns/cancel", json={"partialText": "late"})
     assert await said(user, thread) == [("user", "one"), ("assistant", "late")]
     assert (await user.get(f"/threads/{thread}")).json()["lastMessagePreview"] == "late"
+
+
+async def test_what_comes_late_of_an_answer_that_was_replaced_is_not_shown(
+    app: Starlette, user: User
+) -> None:
+    """A cancel keeps the text that was logged after its commit: an answer may stand there then."""
+    thread = await user.thread()
+    first = (await user.submit(thread, message="one")).json()
+    await user.post(f"/turns/{first['id']}/cancel")
+    assert (await redo(user, thread, headers={})).status_code == 202
+    who = Principal(user.tenant_id, new_id(), new_id())
+    row = await app.state.database.for_tenant(who).fetch_one(
+        "get_turn_of_tenant", UUID(first["id"]), user.tenant_id
+    )
+    await app.state.cancels._ends.put_partial_text(turn_from_row(row), "late")
+    assert await said(user, thread) == [("user", "one")]
+    assert (await user.get(f"/threads/{thread}")).json()["lastMessagePreview"] == "one"
 
 
 async def test_one_that_is_stopped_in_mid_answer_keeps_what_it_said(

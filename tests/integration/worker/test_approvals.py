@@ -21,6 +21,7 @@ from shared.turn.events import (
     MessageDelta,
     ToolCall,
     ToolResult,
+    TurnEnded,
     TurnStarted,
     decode_event,
 )
@@ -402,6 +403,32 @@ async def test_a_turn_that_has_gone_on_is_cancelled_with_all_of_its_text(
     assert await admin.fetchval("select output_tokens from usage") == 5
 
 
+@pytest.mark.parametrize("how", ["graceful", "forced", "reaped"])
+async def test_a_turn_that_has_gone_on_and_not_spoken_keeps_what_it_said(
+    api: Api, make_turn: MakeTurn, start_worker: StartWorker, admin: Any, how: str
+) -> None:
+    worker = await start_worker(reaper_interval_s=60.0, heartbeat_s=60.0, lease_s=600.0)
+    lingers_ms = 0 if how == "graceful" else 5000
+    new = make_turn(approval=ASK, hangAfter=0, ignoreCancelMs=lingers_ms)
+    turn = await parked(api, await api.submit(new))
+    (said,) = await messages_of(api, turn)
+    await decide(api, turn)
+    await follow_until(api, turn, ToolResult, Cursor(1, turn.last_seq))
+    if how == "reaped":
+        await admin.execute(
+            "update turns set cancel_requested_at = now(), lease_until = now() - interval '1 s'"
+        )
+        assert await worker.parts.reaper.reap([]) == 1
+    else:
+        await api.cancels.cancel(who(turn), turn.id)
+    ended = await api.end_of(turn)
+    assert ended.status is TurnStatus.CANCELLED
+    assert ended.output_message_id == said["id"]
+    told = events(await follow_all(api.hub, turn))
+    assert isinstance(told[-1], TurnEnded)
+    assert told[-1].output_message_id == str(said["id"])
+
+
 async def test_a_cancel_that_comes_as_the_turn_is_parked_wins(
     api: Api, make_turn: MakeTurn, start_worker: StartWorker, admin: Any
 ) -> None:
@@ -458,7 +485,9 @@ async def test_a_reader_hears_of_approvals_though_the_log_was_lost(
     await worker.drain()
     await api.connection.call("FLUSHALL")
     told = events(await follow_until(api, turn, AwaitingApproval, Cursor(1, 2)))
-    assert [type(event).__name__ for event in told] == ["TurnSnapshot", "AwaitingApproval"]
+    assert [type(event).__name__ for event in told] == [
+        "TurnSnapshot", "ToolCall", "AwaitingApproval",
+    ], "what is asked about may have been lost"  # fmt: skip
 
 
 async def test_a_worker_that_dies_behind_a_decision_is_replaced(
