@@ -299,9 +299,9 @@ class TurnFailed(TurnkeepError):
     """A turn ends as `failed`. `error_code` and the message are stored and shown to its owner.
 
     Codes: invalid_settings, model_not_configured, model_auth, model_error, rate_limited,
-    context_too_long, content_filter, output_limit, cost_limit, timeout, internal. Postgres writes
-    three more where nobody runs the turn: `poison` (`reap_turn`), on an expired one `queue_ttl`,
-    and on one that was cancelled because nobody decided in time `approval_expired`.
+    context_too_long, content_filter, output_limit, cost_limit, approval_limit, timeout, internal.
+    Postgres writes three more where nobody runs the turn: `poison` (`reap_turn`), on an expired one
+    `queue_ttl`, and on one that was cancelled because nobody decided in time `approval_expired`.
     """
 
     code = "turn_failed"

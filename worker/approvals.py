@@ -20,6 +20,8 @@ from worker.engine.base import EngineEvent, EngineResult, EngineRun, Resumption
 log = structlog.get_logger(__name__)
 
 RETRY_PAUSE_S: Final = 0.5
+MOST_APPROVAL_ROUNDS: Final = 50
+"""How often a turn may be parked: a model that asks again after each denial must end as well."""
 
 
 async def read_resumption(database: Database, turn: ClaimedTurn) -> Resumption:

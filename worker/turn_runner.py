@@ -43,7 +43,12 @@ from shared.turn.model import ClaimedTurn, duration_s
 from shared.turn.retell import retell
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
-from worker.approvals import RecordedRun, park_arguments, read_resumption
+from worker.approvals import (
+    MOST_APPROVAL_ROUNDS,
+    RecordedRun,
+    park_arguments,
+    read_resumption,
+)
 from worker.attachments import as_instructions, count_tokens, read_attached
 from worker.context import ContextReader, TurnContext
 from worker.engine.base import (
@@ -114,6 +119,11 @@ class TurnRunner:
             max_bytes=settings.history_max_tokens * BYTES_PER_TOKEN * _STORED_SIZE_MARGIN,
         )
 
+    @property
+    def turn_timeout_s(self) -> float:
+        """From the start of an attempt to the end of what the model says."""
+        return self._settings.turn_timeout_s
+
     async def run(self, held: HeldTurn) -> None:
         """Runs a turn to its end, or until it is stopped; releases what it held in Redis."""
         turn = held.turn
@@ -137,7 +147,10 @@ class TurnRunner:
         ended: Ending | None
         ended, result = _with_result(turn, ending, drive)
         if result.asked and ended.status is TurnStatus.COMPLETED:
-            ended = await self._park(held, turn_log, result)
+            if turn.parked_count < MOST_APPROVAL_ROUNDS:
+                ended = await self._park(held, turn_log, result)
+            else:
+                ended = Ending(TurnStatus.FAILED, _asks_too_often())
         if ended is not None:
             await self._end(held, turn_log, ended, result)
 
@@ -219,7 +232,7 @@ class TurnRunner:
 
     # -- drive
 
-    async def drive(self, run: EngineRun, turn_log: TurnLog) -> None:
+    async def drive(self, run: EngineRun, turn_log: TurnLog, total_deadline: float) -> None:
         """Moves the engine's events into the log, under the three deadlines.
 
         Raises:
@@ -228,7 +241,6 @@ class TurnRunner:
         settings = self._settings
         loop = asyncio.get_running_loop()
         began = loop.time()
-        total_deadline = began + settings.turn_timeout_s
         moved_at = -1.0
         try:
             async with (
@@ -249,9 +261,9 @@ class TurnRunner:
                             min(now + settings.idle_timeout_s + _DEADLINE_STEP_S, total_deadline)
                         )
         except TimeoutError as error:
-            what = "first token" if moved_at < 0 else "answer"
             if loop.time() >= total_deadline:
-                what = "end of the turn"
+                raise _too_long() from error
+            what = "first token" if moved_at < 0 else "answer"
             raise TurnFailed("timeout", f"The model's {what} did not come in time") from error
 
     # -- park
@@ -405,6 +417,15 @@ class TurnRunner:
         )
 
 
+def _asks_too_often() -> TurnFailed:
+    message = f"The model asked for approvals {MOST_APPROVAL_ROUNDS} times and still wants more"
+    return TurnFailed("approval_limit", message)
+
+
+def _too_long() -> TurnFailed:
+    return TurnFailed("timeout", "The turn did not end in time")
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -430,13 +451,20 @@ class _Drive:
         self._run: EngineRun | None = None
 
     async def run(self) -> None:
+        total_deadline = asyncio.get_running_loop().time() + self._runner.turn_timeout_s
+        try:
+            async with asyncio.timeout_at(total_deadline):
+                self._run = await self._prepare()
+        except TimeoutError as error:
+            raise _too_long() from error
+        await self._runner.drive(self._run, self._turn_log, total_deadline)
+
+    async def _prepare(self) -> EngineRun:
         turn = self._held.turn
         if turn.parked_count:
-            self._run = await self._go_on(turn)
-        else:
-            self._turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
-            self._run = await self._runner.prepare(turn)
-        await self._runner.drive(self._run, self._turn_log)
+            return await self._go_on(turn)
+        self._turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
+        return await self._runner.prepare(turn)
 
     async def _go_on(self, turn: ClaimedTurn) -> EngineRun:
         """The run of a turn that was parked, once its readers have heard what led up to it."""

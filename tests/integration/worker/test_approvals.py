@@ -364,6 +364,43 @@ async def _asked(admin: Any) -> list[Any]:
     return list(await admin.fetch("select * from turn_approvals"))
 
 
+async def test_a_model_that_asks_for_ever_ends(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    admin: Any,
+) -> None:
+    monkeypatch.setattr("worker.turn_runner.MOST_APPROVAL_ROUNDS", 2)
+    await start_worker(approval_ttl_s=0.2)
+    turn = await api.submit(make_turn(approval=ASK | {"times": 5}))
+
+    async def has_ended() -> Turn | None:
+        now = await api.reload(turn)
+        return now if now.is_terminal else None
+
+    ended = await wait_until(has_ended, "it ends")
+    assert (ended.status, ended.parked_count) == (TurnStatus.FAILED, 2)
+    assert ended.error is not None
+    assert ended.error["code"] == "approval_limit"
+    assert await admin.fetchval("select output_tokens from usage") == 3 * 3, "all rounds are billed"
+
+
+async def test_what_a_turn_goes_on_from_must_be_readable_in_time(
+    api: Api, make_turn: MakeTurn, start_worker: StartWorker, admin: Any
+) -> None:
+    first = await start_worker()
+    turn = await parked(api, await api.submit(make_turn(approval=ASK)))
+    await first.drain()
+    await decide(api, turn)
+    async with admin.transaction():
+        await admin.execute("lock table turn_approvals in access exclusive mode")
+        await start_worker(turn_timeout_s=1.0)
+        ended = await api.end_of(turn)
+    assert ended.error is not None
+    assert ended.error["code"] == "timeout"
+
+
 # -- cancelling
 
 

@@ -50,5 +50,5 @@ async def test_a_log_that_is_full_closes_the_stream_of_the_model() -> None:
     )
     model = Model()
     with pytest.raises(TurnFailed, match="size limit"):
-        await runner.drive(model, cast("TurnLog", FullLog()))
+        await runner.drive(model, cast("TurnLog", FullLog()), total_deadline=1e9)
     assert model.is_closed
