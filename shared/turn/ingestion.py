@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
 
 
 class IngestionStatus(StrEnum):
@@ -18,5 +17,3 @@ class IngestionStatus(StrEnum):
     FAILED = "failed"
     """Nobody could read it, and nobody will try again."""
 
-
-WAITING: Final = frozenset({IngestionStatus.PENDING, IngestionStatus.PROCESSING})

@@ -98,12 +98,35 @@ counted as (
 select g.id
 from gone g;
 
+-- name: find_awaited_text :one tenant
+-- Whether a text is still to be read of those that `list_attached_texts` tells, and the least time
+-- that such a one has been attached, in s; for one of the turn's own message that is none. No text is
+-- touched. $1 tenant  $2 user  $3 thread  $4 message  $5 most attachments
+select
+    min(
+        case when seen.message_id is null then extract(epoch from now() - seen.created_at) else 0 end
+    )::double precision as attached_for_s
+from (
+    select at.artifact_id, at.message_id, at.created_at
+    from attachments at
+    join threads th on th.id = at.thread_id
+    where at.thread_id = $3 and at.deleted_at is null
+        and (
+            at.tenant_id = $1 and th.user_id = $2 and (at.message_id is null or at.message_id = $4)
+        ) is true
+    order by at.message_id is null, at.created_at, at.id
+    limit $5
+) seen
+join artifacts a on a.id = seen.artifact_id
+join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+where (f.ingestion_status in ({ingestion:pending}, {ingestion:processing})) is true
+having count(*) > 0;
+
 -- name: list_attached_texts :many tenant
 -- What a turn's model may read: of the thread, and of the turn's own message, whose come first.
 -- $1 tenant  $2 user  $3 thread  $4 message  $5 most characters of a text  $6 most attachments
 select
     at.id, a.mime_type, coalesce(a.original_filename, a.title, a.kind) as name,
-    case when a.kind = 'file' then f.ingestion_status else {ingestion:completed} end as ingestion_status,
     coalesce(left(whole.text, $5), '') as text,
     coalesce(f.is_cut, false)
     or coalesce(octet_length(whole.text) > octet_length(left(whole.text, $5)), false) as is_cut

@@ -113,6 +113,7 @@ BY_KEY = {
     "find_message_of_thread": {"messages_pkey"},
     "get_attachment": FILES | {"attachments_pkey"},
     "list_attachments": FILES | {"attachments_by_thread", "attachments_once"},
+    "find_awaited_text": FILES | {"attachments_by_thread", "attachments_once"},
     "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},
     "delete_attachment": {"attachments_pkey", "threads_pkey"},
     "finish_ingestion": {"stored_files_pkey"},
