@@ -39,8 +39,8 @@ async def read_attached(
 
     Waits for such as are still to be read, and calls `on_waiting` when it does: a message and its
     file come together, and the file takes longer. A text of the turn's own message is waited for
-    `wait_s`, one of the thread until it has been attached so long. Texts that are not there by then,
-    or that nobody can read, come empty.
+    `wait_s`, one of the thread until it has been attached so long. Texts that are not there by
+    then, or that nobody can read, come empty.
 
     Raises:
         PostgresUnavailable: nobody can tell.

@@ -49,6 +49,7 @@ from worker.approvals import (
     park_arguments,
     read_resumption,
 )
+from worker.attachment_reader import TEXTS_AT_ONCE, AttachmentReader
 from worker.attachments import as_instructions, count_tokens, read_attached
 from worker.context import ContextReader, TurnContext
 from worker.engine.base import (
@@ -72,8 +73,6 @@ log = structlog.get_logger(__name__)
 
 COMMIT_RETRY_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 5.0
-TOOLS_ATTACHED_MAX_TOKENS: Final = 2_000_000
-"""Of the texts that a call of a tool may look through: 8 MB in memory, while it does."""
 _DEADLINE_STEP_S: Final = 0.5
 _DELTAS: Final = (MessageDelta, ReasoningDelta)
 _STORED_SIZE_MARGIN: Final = 4
@@ -111,6 +110,7 @@ class TurnRunner:
         self._settings = settings
         self._on_file_awaited = on_file_awaited
         self._outbound = outbound
+        self._attached_seats = asyncio.Semaphore(TEXTS_AT_ONCE)
         self._contexts = ContextReader(database, http_allowed=outbound is not None)
         self._endings = GroupCommit(database, "end_turns")
         self._histories = Histories(
@@ -200,7 +200,7 @@ class TurnRunner:
             turn_id=turn.id,
             timezone=context.timezone,
             now=_utc_now,
-            read_attached=lambda: self._read_attached_whole(turn),
+            attached=AttachmentReader(self._database, self._attached_seats, turn),
             outbound=self._outbound,
         )
 
@@ -223,12 +223,6 @@ class TurnRunner:
                 )
             except PostgresUnavailable:
                 await asyncio.sleep(COMMIT_RETRY_S)
-
-    async def _read_attached_whole(self, turn: ClaimedTurn) -> Sequence[AttachedText]:
-        """For tools, which read and search what does not fit into a model's context."""
-        if not turn.has_attachments:
-            return ()
-        return await read_attached(self._database, turn, TOOLS_ATTACHED_MAX_TOKENS)
 
     # -- drive
 

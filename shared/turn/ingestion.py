@@ -16,4 +16,3 @@ class IngestionStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     """Nobody could read it, and nobody will try again."""
-

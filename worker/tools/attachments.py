@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pydantic import Field, JsonValue
 
 from shared.agents.tool_names import READ_ATTACHMENT, SEARCH_ATTACHMENTS
-from shared.turn.attached import AttachedText
-from worker.tools.base import Arguments, Tool, ToolContext, ToolFailed
+from shared.turn.attached import AttachedName
+from worker.tools.base import Arguments, AttachedTexts, Tool, ToolContext, ToolFailed
 
 MAX_CHARS: Final = 8_000
 """Of one reading: some 2,000 tokens."""
 MAX_HITS: Final = 10
+MAX_SEARCHED_BYTES: Final = 16_000_000
+"""Of one search, one text after the other; what is left out is told."""
 _AROUND_CHARS: Final = 200
+_LISTED: Final = 20
 
 
 class ReadArguments(Arguments):
@@ -36,15 +41,18 @@ class ReadAttachment(Tool[ReadArguments]):
     is_deterministic = False
 
     async def run(self, context: ToolContext, arguments: ReadArguments) -> JsonValue:
-        attached = _find(await context.read_attached(), arguments.name)
+        found = await _find(context.attached, arguments.name)
+        part = await context.attached.read(found.attachment_id, arguments.offset, arguments.limit)
+        if part is None:
+            raise ToolFailed("The attachment has just been removed")
         end = arguments.offset + arguments.limit
-        total = len(attached.text)
         return {
-            "name": attached.name,
-            "text": attached.text[arguments.offset : end],
-            "totalChars": total,
-            "nextOffset": end if end < total else None,
-            "isCut": attached.is_cut,
+            "attachmentId": str(found.attachment_id),
+            "name": found.name,
+            "text": part.text,
+            "totalChars": part.total_chars,
+            "nextOffset": end if end < part.total_chars else None,
+            "isCut": part.is_cut,
         }
 
 
@@ -59,40 +67,79 @@ class SearchAttachments(Tool[SearchArguments]):
     name = SEARCH_ATTACHMENTS
     description = (
         "Finds lines of attachments that hold all words of a query, whatever their case. Returns at"
-        f" most {MAX_HITS} places, each with its offset for read_attachment."
+        f" most {MAX_HITS} places, each with its offset for read_attachment, and in notSearched"
+        " what was too much for one search."
     )
     parameters = SearchArguments
     is_deterministic = False
 
     async def run(self, context: ToolContext, arguments: SearchArguments) -> JsonValue:
-        attached = await context.read_attached()
-        searched = [_find(attached, arguments.name)] if arguments.name else list(attached)
         words = arguments.query.casefold().split()
         if not words:
             raise ToolFailed("The query holds no word")
+        if arguments.name is None:
+            searched, left_out = _bounded(await context.attached.list_names())
+        else:
+            searched, left_out = [await _find(context.attached, arguments.name)], []
         hits: list[JsonValue] = []
+        has_more = False
         for one in searched:
-            for line in re.finditer(r"[^\n]+", one.text):
-                folded = line[0].casefold()
-                if all(word in folded for word in words):
-                    if len(hits) == MAX_HITS:
-                        return {"hits": hits, "hasMore": True}
-                    hits.append(_hit(one, line, words[0]))
-        return {"hits": hits, "hasMore": False}
+            room = MAX_HITS - len(hits)
+            found = await context.attached.scan(
+                one.attachment_id, partial(_search, words=words, most=room + 1)
+            )
+            has_more = len(found or ()) > room
+            hits += [
+                {
+                    "attachmentId": str(one.attachment_id),
+                    "name": one.name,
+                    "offset": hit.offset,
+                    "text": hit.text,
+                }
+                for hit in (found or ())[:room]
+            ]
+            if has_more:
+                break
+        told: dict[str, JsonValue] = {"hits": hits, "hasMore": has_more}
+        if left_out:
+            told["notSearched"] = [one.name for one in left_out[:_LISTED]]
+        return told
 
 
-def _hit(attached: AttachedText, line: re.Match[str], word: str) -> JsonValue:
-    at = max(0, line[0].casefold().find(word) - _AROUND_CHARS)
-    return {
-        "name": attached.name,
-        "offset": line.start() + at,
-        "text": line[0][at : at + 2 * _AROUND_CHARS],
-    }
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    offset: int
+    text: str
 
 
-def _find(attached: Sequence[AttachedText], name: str) -> AttachedText:
-    for one in attached:
-        if name in (str(one.attachment_id), one.name):
-            return one
-    names = ", ".join(one.name for one in attached[:20])
+def _search(text: str, words: Sequence[str], most: int) -> list[_Hit]:
+    """The first lines that hold all `words`."""
+    hits: list[_Hit] = []
+    for line in re.finditer(r"[^\n]+", text):
+        folded = line[0].casefold()
+        if all(word in folded for word in words):
+            at = max(0, folded.find(words[0]) - _AROUND_CHARS)
+            hits.append(_Hit(line.start() + at, line[0][at : at + 2 * _AROUND_CHARS]))
+            if len(hits) == most:
+                break
+    return hits
+
+
+def _bounded(names: Sequence[AttachedName]) -> tuple[list[AttachedName], list[AttachedName]]:
+    """What one search looks through, and what it leaves out."""
+    taken: list[AttachedName] = []
+    left_out: list[AttachedName] = []
+    size_bytes = 0
+    for one in names:
+        fits = size_bytes + one.size_bytes <= MAX_SEARCHED_BYTES
+        size_bytes += one.size_bytes if fits else 0
+        (taken if fits else left_out).append(one)
+    return taken, left_out
+
+
+async def _find(attached: AttachedTexts, name: str) -> AttachedName:
+    found = await attached.find(name)
+    if found is not None:
+        return found
+    names = ", ".join(one.name for one in (await attached.list_names())[:_LISTED])
     raise ToolFailed(f"There is no such attachment. Attachments: {names or 'none'}")

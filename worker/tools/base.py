@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -18,7 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from shared.errors import DependencyUnavailable
-from shared.turn.attached import AttachedText
+from shared.turn.attached import AttachedName, AttachedPart
 from shared.turn.text import storable_json
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 MAX_RESULT_BYTES: Final = 65_536
 """Of a result as JSON. A tool that can cut its result does so itself, below this."""
 _MAX_PROBLEMS: Final = 5
+
+T = TypeVar("T")
 
 
 class ToolFailed(Exception):
@@ -45,6 +47,17 @@ class NoArguments(Arguments):
     pass
 
 
+class AttachedTexts(Protocol):
+    """What tools read attachments with: `worker/attachment_reader.py`."""
+
+    async def find(self, name: str) -> AttachedName | None: ...
+    async def list_names(self) -> Sequence[AttachedName]: ...
+    async def read(
+        self, attachment_id: UUID, offset: int, max_chars: int
+    ) -> AttachedPart | None: ...
+    async def scan(self, attachment_id: UUID, scan: Callable[[str], T]) -> T | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """For whom and when a tool is called. Tools have no other way to anything outside."""
@@ -57,8 +70,8 @@ class ToolContext:
     """IANA name."""
     now: Callable[[], datetime]
     """The time, aware."""
-    read_attached: Callable[[], Awaitable[Sequence[AttachedText]]]
-    """Texts of the thread's attachments, those of this turn's message included."""
+    attached: AttachedTexts
+    """Of the thread's attachments, those of this turn's message included."""
     outbound: GuardedClient | None = None
     """None: this deployment lets no tool ask other servers."""
 

@@ -142,6 +142,48 @@ where at.thread_id = $3 and at.deleted_at is null
 order by at.message_id is null, at.created_at, at.id
 limit $6;
 
+-- name: list_attached_names :many tenant
+-- What a turn's tools may read, in the order of `list_attached_texts`; no text is touched, the size of
+-- one is known without. $1 tenant  $2 user  $3 thread  $4 message  $5 only this id or name?
+-- $6 most attachments
+select
+    at.id, coalesce(a.original_filename, a.title, a.kind) as name,
+    coalesce(octet_length(coalesce(a.inline_text, f.extracted_text)), 0) as size_bytes
+from attachments at
+join threads th on th.id = at.thread_id
+join artifacts a on a.id = at.artifact_id
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+where at.thread_id = $3 and at.deleted_at is null
+    and (
+        at.tenant_id = $1 and th.user_id = $2 and (at.message_id is null or at.message_id = $4)
+        and (
+            $5::text is null
+            or at.id::text = $5
+            or coalesce(a.original_filename, a.title, a.kind) = $5
+        )
+    ) is true
+order by at.message_id is null, at.created_at, at.id
+limit $6;
+
+-- name: read_attached_text :one tenant
+-- A part of one text that a turn's tools may read, and how many characters it has in all.
+-- $1 tenant  $2 user  $3 thread  $4 message  $5 attachment  $6 first character, from 0
+-- $7 most characters
+select
+    coalesce(substr(whole.text, $6::integer + 1, $7), '') as text,
+    coalesce(length(whole.text), 0) as total_chars,
+    coalesce(f.is_cut, false) as is_cut
+from attachments at
+join threads th on th.id = at.thread_id
+join artifacts a on a.id = at.artifact_id
+left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
+cross join lateral (select coalesce(a.inline_text, f.extracted_text) as text) whole
+where at.id = $5
+    and (
+        at.tenant_id = $1 and th.user_id = $2 and at.thread_id = $3 and at.deleted_at is null
+        and (at.message_id is null or at.message_id = $4)
+    ) is true;
+
 -- name: attach_message_files :many engine
 -- The files of a message that has just been accepted: stored content, artifacts, attachments.
 -- $1 tenant  $2 user  $3 thread  $4 message; one array per column, one element per file:

@@ -1,8 +1,9 @@
-"""Turns that wait for texts ask little, and wait for each text once and not in every turn."""
+"""What turns ask Postgres for texts: little while they wait, and for tools one text at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ import pytest
 from starlette.applications import Starlette
 
 from shared.postgres.pool import Database
+from shared.turn.attached import AttachedPart
 from tests.integration.api_turns.conftest import User
 from tests.integration.files.conftest import Upload
 from tests.integration.files.test_attachments import message_of
+from worker.attachment_reader import TEXTS_AT_ONCE, AttachmentReader
 from worker.attachments import read_attached
 
 
@@ -129,3 +132,65 @@ async def test_a_wait_ends(
     (shown,) = await read_attached(watched, turn, 1000, wait_s=0.5)
     assert time.monotonic() - began >= 0.5
     assert shown.text == ""
+
+
+# -- tools
+
+
+async def test_tools_read_parts_of_texts_that_the_turn_may_see(
+    user: User, upload: Upload, attach: Any, admin: Any, app: Starlette
+) -> None:
+    thread = await user.thread()
+    message = await message_of(user, thread)
+    plain = (await attach(thread, await upload(b"p", "same.txt"))).json()
+    scoped = (await attach(thread, await upload(b"s", "same.txt"), messageId=message)).json()
+    await has_read(admin, "äöü" * 100)
+    seats = asyncio.Semaphore(TEXTS_AT_ONCE)
+    database = app.state.database
+    within = AttachmentReader(database, seats, await turn_of(admin, thread, message))
+    later = AttachmentReader(database, seats, await turn_of(admin, thread))
+    elsewhere = AttachmentReader(database, seats, await turn_of(admin, await user.thread()))
+    assert [str(one.attachment_id) for one in await within.list_names()] == [
+        scoped["id"], plain["id"],
+    ]  # fmt: skip
+    assert [one.size_bytes for one in await later.list_names()] == [600]
+    for reader, found in ((within, scoped), (later, plain)):
+        for name in ("same.txt", found["id"]):
+            one = await reader.find(name)
+            assert one is not None
+            assert str(one.attachment_id) == found["id"]
+    part = await later.read(UUID(plain["id"]), 298, 8000)
+    assert part is not None
+    assert (part.text, part.total_chars, part.is_cut) == ("öü", 300, False)
+    assert await within.scan(UUID(scoped["id"]), len) == 300
+    assert await within.read(UUID(plain["id"]), 10**30, 8000) == AttachedPart("", 300, False)
+    for reader, hidden in ((later, scoped), (elsewhere, plain)):
+        assert await reader.find(hidden["id"]) is None
+        assert await reader.read(UUID(hidden["id"]), 0, 9) is None
+        assert await reader.scan(UUID(hidden["id"]), len) is None
+
+
+async def test_a_worker_has_few_texts_in_hand_however_many_are_searched(
+    user: User, upload: Upload, attach: Any, admin: Any, app: Starlette
+) -> None:
+    thread = await user.thread()
+    made = (await attach(thread, await upload(b"t"))).json()
+    await has_read(admin, "text")
+    seats = asyncio.Semaphore(TEXTS_AT_ONCE)
+    turn = await turn_of(admin, thread)
+    lock, in_hand, most = threading.Lock(), 0, 0
+
+    def scan(text: str) -> None:
+        nonlocal in_hand, most
+        with lock:
+            in_hand += 1
+            most = max(most, in_hand)
+        time.sleep(0.02)
+        with lock:
+            in_hand -= 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            reader = AttachmentReader(app.state.database, seats, turn)
+            group.create_task(reader.scan(UUID(made["id"]), scan))
+    assert most == TEXTS_AT_ONCE

@@ -114,6 +114,8 @@ BY_KEY = {
     "get_attachment": FILES | {"attachments_pkey"},
     "list_attachments": FILES | {"attachments_by_thread", "attachments_once"},
     "find_awaited_text": FILES | {"attachments_by_thread", "attachments_once"},
+    "list_attached_names": FILES | {"attachments_by_thread", "attachments_once"},
+    "read_attached_text": FILES | {"attachments_pkey"},
     "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},
     "delete_attachment": {"attachments_pkey", "threads_pkey"},
     "finish_ingestion": {"stored_files_pkey"},

@@ -238,6 +238,12 @@ ASKS: dict[str, Arguments] = {
     "find_awaited_text": lambda who, its: (
         who.tenant_id, who.user_id, its.thread, None, 9,
     ),
+    "list_attached_names": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, None, None, 9,
+    ),
+    "read_attached_text": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, None, its.attachment, 0, 9,
+    ),
     "list_attached_texts": lambda who, its: (
         who.tenant_id, who.user_id, its.thread, its.message, 9, 9,
     ),
@@ -329,7 +335,8 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
     for name in (
         "get_thread", "list_threads", "update_thread", "delete_thread", "get_turn", "list_turns",
         "find_active_turn_of_thread", "get_attachment", "list_attachments", "delete_attachment",
-        "list_attached_texts", "find_awaited_text", "lock_turn", "find_turn_of_calls", "list_feedback",
+        "list_attached_texts", "list_attached_names", "read_attached_text", "find_awaited_text",
+        "lock_turn", "find_turn_of_calls", "list_feedback",
         "find_silent_cancel", "find_feedback_target", "lock_threads", "delete_threads",
         "list_thread_ids", "find_active_turns_of_user",
     ):  # fmt: skip

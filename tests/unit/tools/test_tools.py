@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
@@ -19,7 +19,8 @@ from pydantic import JsonValue
 from shared.agents.spec import AgentSpec, parse_agent_spec
 from shared.agents.tool_names import TOOL_NAMES
 from shared.errors import PostgresUnavailable
-from shared.turn.attached import AttachedText
+from shared.turn.attached import AttachedName, AttachedPart
+from worker.tools.attachments import MAX_SEARCHED_BYTES
 from worker.tools.base import (
     MAX_RESULT_BYTES,
     NoArguments,
@@ -31,17 +32,38 @@ from worker.tools.base import (
 from worker.tools.calculator import calculate
 from worker.tools.registry import TOOLS, tools_of
 
+T = TypeVar("T")
 ID = UUID(int=1)
 NOON = datetime(2026, 11, 20, 19, 3, 4, tzinfo=UTC)
 
 
-async def nothing() -> Sequence[AttachedText]:
-    return ()
+class Files:
+    """Attachments as tools read them: texts by name."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = {UUID(int=len(name)): (name, text) for name, text in texts.items()}
+        self.scanned: list[str] = []
+
+    async def find(self, name: str) -> AttachedName | None:
+        names = await self.list_names()
+        return next((one for one in names if name in (one.name, str(one.attachment_id))), None)
+
+    async def list_names(self) -> Sequence[AttachedName]:
+        return [AttachedName(i, name, len(text)) for i, (name, text) in self._texts.items()]
+
+    async def read(self, attachment_id: UUID, offset: int, max_chars: int) -> AttachedPart:
+        text = self._texts[attachment_id][1]
+        return AttachedPart(text[offset : offset + max_chars], len(text), is_cut=False)
+
+    async def scan(self, attachment_id: UUID, scan: Callable[[str], T]) -> T:
+        name, text = self._texts[attachment_id]
+        self.scanned.append(name)
+        return scan(text)
 
 
 CONTEXT = ToolContext(
     tenant_id=ID, user_id=ID, thread_id=ID, turn_id=ID, timezone="America/Denver",
-    now=lambda: NOON, read_attached=nothing,
+    now=lambda: NOON, attached=Files({}),
 )  # fmt: skip
 
 
@@ -133,18 +155,10 @@ async def test_the_time_is_the_users_or_the_asked_zones() -> None:
 # -- attachments
 
 
-def attached(name: str, text: str) -> AttachedText:
-    return AttachedText(UUID(int=len(name)), name, "text/plain", text, is_cut=False)
-
-
 @pytest.fixture
 def with_files() -> ToolContext:
-    files = [attached("a.txt", "alpha\nBeta gamma\n" * 3), attached("long.txt", "x" * 20_000)]
-
-    async def read() -> Sequence[AttachedText]:
-        return files
-
-    return replace(CONTEXT, read_attached=read)
+    files = Files({"a.txt": "alpha\nBeta gamma\n" * 3, "long.txt": "x" * 20_000})
+    return replace(CONTEXT, attached=files)
 
 
 async def test_an_attachment_is_read_piece_by_piece(with_files: ToolContext) -> None:
@@ -165,6 +179,19 @@ async def test_attachments_are_searched_for_all_words(with_files: ToolContext) -
     assert found["hits"][0]["text"] == "Beta gamma"
     assert (await call("search_attachments", with_files, query="delta"))["hits"] == []
     assert "no word" in await failure("search_attachments", with_files, query=" ")
+
+
+async def test_a_search_is_bounded_and_says_so() -> None:
+    files = Files({"1": "beta\n" * 30, "22": "x" * MAX_SEARCHED_BYTES, "333": "beta\n"})
+    context = replace(CONTEXT, attached=files)
+    found = await call("search_attachments", context, query="beta")
+    assert (len(found["hits"]), found["hasMore"], found["notSearched"]) == (10, True, ["22"])
+    assert files.scanned == ["1"], "enough was found"
+    found = await call("search_attachments", context, query="gamma")
+    assert (found["hits"], found["hasMore"], found["notSearched"]) == ([], False, ["22"])
+    assert files.scanned[1:] == ["1", "333"]
+    found = await call("search_attachments", context, query="x", name="22")
+    assert (len(found["hits"]), "notSearched" in found) == (1, False)
 
 
 # -- others
