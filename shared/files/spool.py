@@ -6,12 +6,14 @@ The disk file has no name, so nothing is left of it however the process ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final, Self
 
-from shared.errors import FileTooLarge
+from shared.errors import FileTooLarge, ObjectStoreUnavailable
 from shared.files.kinds import HEAD_BYTES, Kind, tell_kind
 
 _BATCH_BYTES: Final = 1_048_576
@@ -19,11 +21,16 @@ _BATCH_BYTES: Final = 1_048_576
 
 
 class Spool:
-    """Takes bytes by `add` and `flush`; complete after `finish`. Use in a `with` block."""
+    """Takes bytes by `add` and `flush`; complete after `finish`. Use in a `with` block.
+
+    Raises:
+        ObjectStoreUnavailable: by itself, `flush` and `finish`; the disk is full, or fails.
+    """
 
     def __init__(self, max_bytes: int, directory: Path | None = None) -> None:
         self._max_bytes = max_bytes
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - see __exit__
+        with _told_as_ours():
+            self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - __exit__
         self._hash = hashlib.sha256()
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
@@ -35,7 +42,8 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, for what was not written yet
+            self._file.close()
 
     def add(self, data: bytes) -> None:
         """Takes a piece; `flush` must follow before long.
@@ -60,7 +68,8 @@ class Spool:
     async def finish(self) -> IO[bytes]:
         """The whole file, to be read from its beginning."""
         await self.flush(at_least_bytes=1)
-        await asyncio.to_thread(self._file.seek, 0)
+        with _told_as_ours():
+            await asyncio.to_thread(self._file.seek, 0)
         return self._file
 
     @property
@@ -73,6 +82,15 @@ class Spool:
         return tell_kind(self.head, name)
 
     def _write(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self._hash.update(piece)
-            self._file.write(piece)
+        with _told_as_ours():
+            for piece in pieces:
+                self._hash.update(piece)
+                self._file.write(piece)
+
+
+@contextlib.contextmanager
+def _told_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ObjectStoreUnavailable(f"No file can be written: {error}") from error

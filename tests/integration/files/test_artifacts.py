@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from shared.files import spool
 from shared.ids import new_id
 from tests.integration.api_turns.conftest import AddUser, User
 from tests.integration.files.conftest import ARTIFACTS, Upload
@@ -260,6 +262,31 @@ async def test_a_store_that_is_away_is_told(
     answered = await user.get(f"{ARTIFACTS}/{made['id']}/content")
     assert answered.status_code == 503
     assert str(path) not in answered.text
+    assert answered.headers["retry-after"]
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+async def test_a_full_disk_is_told(
+    user: User, objects: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))
+    answered = await user.post(f"{ARTIFACTS}/upload", files={"file": ("a.txt", b"x" * size)})
+    assert answered.status_code == 503, answered.text
+    assert answered.headers["retry-after"]
+    assert "space" not in answered.text
+    assert objects() == []
+    assert (await user.get(ARTIFACTS)).json()["total"] == 0
+
+
+async def test_a_disk_that_takes_no_file_is_told(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", fail)
+    answered = await user.post(f"{ARTIFACTS}/upload", files={"file": ("a.txt", b"x")})
+    assert answered.status_code == 503
     assert answered.headers["retry-after"]
 
 
