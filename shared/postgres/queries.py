@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
-from shared.turn.ingestion import IngestionStatus
+from shared.turn.ingestion import RETRIED_REASONS, IngestionStatus
 from shared.turn.state import ACTIVE, TERMINAL, Transition, TurnStatus, sources, target
 
 _FOLDER: Final = Path(__file__).with_name("sql")
@@ -27,7 +27,7 @@ _HEADER: Final = re.compile(
     re.MULTILINE,
 )
 _GUARD: Final = re.compile(
-    r"\{(?P<what>sources|target|active|terminal|ingestion)(?::(?P<why>[a-z_]+))?\}"
+    r"\{(?P<what>sources|target|active|terminal|ingestion|retried)(?::(?P<why>[a-z_]+))?\}"
 )
 
 Role = Literal["engine", "tenant"]
@@ -102,6 +102,8 @@ def _fill_guard(match: re.Match[str]) -> str:
     what, why = match["what"], match["why"]
     if what == "ingestion":
         return f"'{IngestionStatus(why)}'::ingestion_status"
+    if what == "retried":
+        return ", ".join(f"'{reason}'" for reason in RETRIED_REASONS)
     if what == "active":
         return _status_list(sorted(ACTIVE))
     if what == "terminal":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class IngestionStatus(StrEnum):
@@ -16,3 +17,7 @@ class IngestionStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     """Nobody could read it, and nobody will try again."""
+
+
+RETRIED_REASONS: Final = ("killed", "missing", "poison", "timeout")
+"""Of failures that say little about the file: who attaches it again has it tried again."""

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 MAX_TRIES: Final = 3
 DOWNLOAD_TIMEOUT_S: Final = 120.0
-STORE_AWAY_PAUSE_S: Final = 15.0
+AWAY_PAUSE_S: Final = 15.0
 RETRY_PAUSE_S: Final = 5.0
 _LEASE_MARGIN_S: Final = 30.0
 _DEFECT_PAUSE_S: Final = 5.0
@@ -99,8 +99,11 @@ class Ingester:
             raise
         except ReadingFailed as error:
             await self._fail(row, error, began)
-        except ObjectStoreUnavailable as error:
-            await self._postpone_or_give_up(row, error, began)
+        except (ObjectStoreUnavailable, OSError) as error:
+            # The store, or this worker's own disk or processes: no fault of the file's, so the try
+            # does not count.
+            log.warning("ingestion.out_of_service", error=str(error))
+            await self._postpone(row, AWAY_PAUSE_S, "out_of_service", forgive=True)
         else:
             text = storable(reading.text)
             await self._finish(row, IngestionStatus.COMPLETED, None, text, is_cut=reading.is_cut)
@@ -113,6 +116,12 @@ class Ingester:
             return await read_text(file, row["reader"], self._settings)
 
     async def _download(self, key: str, spool: Spool) -> IO[bytes]:
+        """The file, on disk.
+
+        Raises:
+            ReadingFailed: `missing`, the store knows no such object.
+            ObjectStoreUnavailable: it did not come whole, or found no room here.
+        """
         try:
             async with asyncio.timeout(DOWNLOAD_TIMEOUT_S), self._objects.read(key) as pieces:
                 async for piece in pieces:
@@ -120,6 +129,10 @@ class Ingester:
                     await spool.flush()
         except TimeoutError as error:
             raise ObjectStoreUnavailable("The file did not come in time") from error
+        except ObjectStoreUnavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise ReadingFailed("missing", is_final=True) from error
+            raise
         return await spool.finish()
 
     async def _fail(self, row: Any, error: ReadingFailed, began: float) -> None:
@@ -129,17 +142,6 @@ class Ingester:
         else:
             await self._postpone(row, RETRY_PAUSE_S, error.reason)
             self._report(row, "postponed", error.reason, began)
-
-    async def _postpone_or_give_up(
-        self, row: Any, error: ObjectStoreUnavailable, began: float
-    ) -> None:
-        if isinstance(error.__cause__, FileNotFoundError):
-            await self._finish(row, IngestionStatus.FAILED, "missing", None)
-            self._report(row, "failed", "missing", began)
-            return
-        # No fault of the file's: the try does not count.
-        log.warning("ingestion.object_store_away", error=str(error))
-        await self._postpone(row, STORE_AWAY_PAUSE_S, "object_store", forgive=True)
 
     async def _give_back(self, row: Any) -> None:
         try:

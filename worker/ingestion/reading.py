@@ -41,6 +41,7 @@ async def read_text(file: IO[bytes], reader: str, settings: Settings) -> Reading
 
     Raises:
         ReadingFailed: for `encrypted`, `broken`, `too_large`, `memory`, `cpu`, `timeout`, `killed`.
+        OSError: no process could be started.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,

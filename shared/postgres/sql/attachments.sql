@@ -5,8 +5,8 @@ from messages m
 where m.id = $1 and (m.tenant_id = $2 and m.thread_id = $3 and m.superseded_at is null) is true;
 
 -- name: create_attachment :one tenant
--- Attaches an artifact, counts it, and lets its text be read; no row: it is attached already.
--- The caller holds the thread's lock. $1 id  $2 tenant  $3 thread  $4 artifact  $5 message?  $6 user
+-- Attaches an artifact and counts it; no row: it is attached already. Either way its text is read, if
+-- it was not yet, or was given up for no fault of the file's. The caller holds the thread's lock. $1 id  $2 tenant  $3 thread  $4 artifact  $5 message?  $6 user
 with made as (
     insert into attachments (id, tenant_id, thread_id, artifact_id, message_id, created_by)
     values ($1, $2, $3, $4, $5, $6)
@@ -21,11 +21,21 @@ counted as (
 ),
 begun as (
     update stored_files f
-    set ingestion_status = {ingestion:pending}, ingestion_due_at = now(), ingestion_changed_at = now()
-    from made m
-    join artifacts a on a.id = m.artifact_id
-    where f.tenant_id = $2 and f.sha256 = a.sha256
-        and (f.ingestion_status = {ingestion:none} and f.reader is not null) is true
+    set ingestion_status = {ingestion:pending},
+        ingestion_attempt = 0,
+        ingestion_due_at = now(),
+        ingestion_reason = null,
+        ingestion_changed_at = now()
+    from artifacts a
+    where a.id = $4
+        and f.tenant_id = $2 and f.sha256 = a.sha256
+        and (
+            f.reader is not null
+            and (
+                f.ingestion_status = {ingestion:none}
+                or f.ingestion_status = {ingestion:failed} and f.ingestion_reason in ({retried})
+            )
+        ) is true
 )
 select m.id
 from made m;
@@ -210,17 +220,29 @@ stored as (
     order by a.sha256
     on conflict (tenant_id, sha256) do update
     set stored_at = now(),
-        ingestion_status = case
-            when f.ingestion_status = {ingestion:none} then excluded.ingestion_status
-            else f.ingestion_status
-        end,
-        ingestion_due_at = case
-            when f.ingestion_status = {ingestion:none} then excluded.ingestion_due_at
-            else f.ingestion_due_at
-        end,
-        ingestion_changed_at = case
-            when f.ingestion_status = {ingestion:none} then now() else f.ingestion_changed_at
-        end
+        reader = coalesce(f.reader, excluded.reader),
+        (
+            ingestion_status, ingestion_attempt, ingestion_due_at, ingestion_reason,
+            ingestion_changed_at
+        ) = (
+            select
+                case when anew.it_is then {ingestion:pending} else f.ingestion_status end,
+                case when anew.it_is then 0 else f.ingestion_attempt end,
+                case when anew.it_is then now() else f.ingestion_due_at end,
+                case when not anew.it_is then f.ingestion_reason end,
+                case when anew.it_is then now() else f.ingestion_changed_at end
+            from (
+                select
+                    coalesce(f.reader, excluded.reader) is not null
+                    and (
+                        f.ingestion_status = {ingestion:none}
+                        or (
+                            f.ingestion_status = {ingestion:failed}
+                            and f.ingestion_reason in ({retried})
+                        ) is true
+                    ) as it_is
+            ) anew
+        )
 ),
 made as (
     insert into artifacts (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from shared.files import spool
 from shared.ids import new_id
 from tests.integration.api_turns.conftest import AddUser, User
 from tests.integration.files.conftest import ARTIFACTS, Upload
@@ -269,7 +269,10 @@ async def test_a_store_that_is_away_is_told(
 async def test_a_full_disk_is_told(
     user: User, objects: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))
+    def make_file(**_: Any) -> Any:
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", make_file)
     answered = await user.post(f"{ARTIFACTS}/upload", files={"file": ("a.txt", b"x" * size)})
     assert answered.status_code == 503, answered.text
     assert answered.headers["retry-after"]
@@ -284,7 +287,7 @@ async def test_a_disk_that_takes_no_file_is_told(
     def fail(**_: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", fail)
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     answered = await user.post(f"{ARTIFACTS}/upload", files={"file": ("a.txt", b"x")})
     assert answered.status_code == 503
     assert answered.headers["retry-after"]

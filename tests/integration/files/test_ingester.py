@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -139,6 +142,97 @@ async def test_a_store_that_is_away_is_no_fault_of_the_file(
             assert await ingester.ingest_next()
     assert not await ingester.ingest_next(), "not at once"
     await be_due(admin)
+    assert await ingester.ingest_next()
+    assert (await file_of(admin))["extracted_text"] == "hello"
+
+
+@pytest.mark.parametrize("what", ["disk", "full disk", "processes"])
+async def test_a_workers_own_trouble_is_no_fault_of_the_file(
+    pending: str, ingester: Ingester, admin: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async def fork(*_: Any, **__: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def make_file(**_: Any) -> Any:
+        if what == "full disk":
+            return Path("/dev/full").open("w+b")
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    with monkeypatch.context() as patch:
+        if what == "processes":
+            patch.setattr(asyncio, "create_subprocess_exec", fork)
+        else:
+            patch.setattr(tempfile, "TemporaryFile", make_file)
+        for _ in range(MAX_TRIES + 2):
+            await be_due(admin)
+            assert await ingester.ingest_next()
+            row = await file_of(admin)
+            assert (row["ingestion_status"], row["ingestion_attempt"]) == ("pending", 0)
+            assert row["ingestion_reason"] == "out_of_service"
+    assert not await ingester.ingest_next(), "not at once"
+    await be_due(admin)
+    assert await ingester.ingest_next()
+    assert (await file_of(admin))["extracted_text"] == "hello"
+
+
+@pytest.mark.parametrize("how", ["anew", "again", "in a message"])
+@pytest.mark.parametrize("reason", ["killed", "missing", "poison", "timeout"])
+async def test_what_was_given_up_is_tried_again_when_it_is_attached_anew(
+    user: User, upload: Upload, attach: Any, ingester: Ingester, admin: Any, reason: str, how: str
+) -> None:
+    thread, artifact = await user.thread(), await upload(b"hello")
+    await attach(thread, artifact)
+    await give_up(admin, reason)
+    if how == "in a message":
+        await submit_file(user, await user.thread())
+    else:
+        made = await attach(thread if how == "again" else await user.thread(), artifact)
+        assert made.json()["ingestionStatus"] == "pending"
+    row = await file_of(admin)
+    assert (row["ingestion_status"], row["ingestion_attempt"]) == ("pending", 0)
+    assert row["ingestion_reason"] is None
+    assert await ingester.ingest_next()
+    assert (await file_of(admin))["extracted_text"] == "hello"
+
+
+@pytest.mark.parametrize("reason", ["broken", "cpu", "encrypted", "memory", "too_large"])
+async def test_what_is_wrong_with_a_file_stays_wrong(
+    user: User, upload: Upload, attach: Any, ingester: Ingester, admin: Any, reason: str
+) -> None:
+    artifact = await upload(b"hello")
+    await attach(await user.thread(), artifact)
+    await give_up(admin, reason)
+    before = await file_of(admin)
+    await attach(await user.thread(), artifact)
+    await submit_file(user, await user.thread())
+    after = await file_of(admin)
+    assert {**after, "stored_at": None} == {**before, "stored_at": None}
+    assert not await ingester.ingest_next()
+
+
+async def give_up(admin: Any, reason: str) -> None:
+    await admin.execute(
+        "update stored_files set ingestion_status = 'failed', ingestion_due_at = null,"
+        " ingestion_attempt = 4, ingestion_reason = $1",
+        reason,
+    )
+
+
+async def submit_file(user: User, thread: str) -> None:
+    """A message with the file `hello`."""
+    part = {"type": "file", "url": "data:text/plain,hello", "filename": "a.txt"}
+    said = {"messages": [{"role": "user", "parts": [part]}], "modelId": "scripted"}
+    answered = await user.post(f"/threads/{thread}/turns", json=said)
+    assert answered.status_code == 202, answered.text
+
+
+async def test_a_name_that_tells_more_lets_a_file_be_read(
+    user: User, upload: Upload, ingester: Ingester, admin: Any
+) -> None:
+    """The same bytes: nothing to read under one name, a text under another."""
+    await upload(b"hello")
+    await admin.execute("update stored_files set reader = null")
+    await submit_file(user, await user.thread())
     assert await ingester.ingest_next()
     assert (await file_of(admin))["extracted_text"] == "hello"
 
