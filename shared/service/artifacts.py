@@ -15,6 +15,7 @@ from shared.files.object_store import ObjectStore, object_key
 from shared.files.spool import Spool
 from shared.ids import new_id
 from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
 from shared.turn.model import Principal
 
 log = structlog.get_logger(__name__)
@@ -125,21 +126,16 @@ class ArtifactService:
         offset: int,
     ) -> tuple[Sequence[asyncpg.Record], int]:
         """A page, newest first, and how many there are in all."""
+        tenant_id = principal.tenant_id
 
-        async def fetch(offset: int, limit: int) -> list[asyncpg.Record]:
-            return await self._database.for_tenant(principal).fetch_many(
-                "list_artifacts",
-                principal.tenant_id,
-                action_run_id,
-                kind,
-                offset,
-                limit,
-                LISTED_TEXT_BYTES,
+        async def read(transaction: Transaction) -> tuple[list[asyncpg.Record], int]:
+            rows = await transaction.fetch_many(
+                "list_artifacts", tenant_id, action_run_id, kind, offset, limit, LISTED_TEXT_BYTES
             )
+            counted = await transaction.fetch_one("count_artifacts", tenant_id, action_run_id, kind)
+            return rows, 0 if counted is None else counted["total"]
 
-        rows = await fetch(offset, limit)
-        counted = rows or (await fetch(0, 1) if offset else [])
-        return rows, counted[0]["total"] if counted else 0
+        return await self._database.for_tenant(principal).run_in_transaction(read)
 
     async def _discard(self, key: str) -> None:
         try:

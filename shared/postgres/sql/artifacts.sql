@@ -42,25 +42,62 @@ left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
 where a.id = $1 and (a.tenant_id = $2) is true;
 
 -- name: list_artifacts :many tenant
--- A page of the tenant's artifacts, newest first, each with how many there are in all; a long text is
--- left out. $1 tenant  $2 action run?  $3 kind?  $4 offset  $5 most  $6 bytes of a long text
+-- A page of the tenant's artifacts, newest first; a long text is left out. Of the three ways to find
+-- them the arguments choose one, and the others are never run.
+-- $1 tenant  $2 action run?  $3 kind?  $4 offset  $5 most  $6 bytes of a long text
 select
     a.id, a.tenant_id, a.action_run_id, a.kind, a.title, a.original_filename, a.mime_type,
     a.size_bytes, a.sha256, a.created_by, a.created_at, a.updated_at, f.object_key,
-    case when a.size_bytes <= $6 then a.inline_text end as inline_text, page.total
+    case when a.size_bytes <= $6 then a.inline_text end as inline_text
 from (
-    select k.id, k.created_at, count(*) over () as total
-    from artifacts k
-    where k.tenant_id = $1
-        and ($2::uuid is null or k.action_run_id = $2)
-        and ($3::text is null or k.kind = $3)
-    order by k.created_at desc, k.id desc
-    offset $4
-    limit $5
+    (
+        select k.id, k.created_at
+        from artifacts k
+        where $2::uuid is null and $3::text is null and k.tenant_id = $1
+        order by k.created_at desc, k.id desc
+        offset $4
+        limit $5
+    )
+    union all
+    (
+        select k.id, k.created_at
+        from artifacts k
+        where $2::uuid is null and k.tenant_id = $1 and k.kind = $3
+        order by k.created_at desc, k.id desc
+        offset $4
+        limit $5
+    )
+    union all
+    (
+        select k.id, k.created_at
+        from artifacts k
+        where k.tenant_id = $1 and k.action_run_id = $2 and ($3::text is null or k.kind = $3) is true
+        order by k.created_at desc, k.id desc
+        offset $4
+        limit $5
+    )
 ) page
 join artifacts a on a.id = page.id
 left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
 order by page.created_at desc, page.id desc;
+
+-- name: count_artifacts :one tenant
+-- How many there are of what `list_artifacts` pages through: of a run they are counted, else they were.
+-- $1 tenant  $2 action run?  $3 kind?
+select
+    case
+        when $2::uuid is null then (
+            select coalesce(sum(c.total), 0)
+            from artifact_counts c
+            where c.tenant_id = $1 and ($3::text is null or c.kind = $3) is true
+        )
+        else (
+            select count(*)
+            from artifacts k
+            where k.tenant_id = $1 and k.action_run_id = $2
+                and ($3::text is null or k.kind = $3) is true
+        )
+    end::bigint as total;
 
 -- name: find_unnamed_objects :many engine
 -- Which of these objects no file names. $1 object keys   -- scope: system

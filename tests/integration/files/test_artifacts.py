@@ -164,7 +164,45 @@ async def test_the_list(user: User, upload: Upload) -> None:
     page = await listed("?offset=9")
     assert (page["artifacts"], page["hasNext"], page["total"]) == ([], False, 5)
     assert [a["id"] for a in (await listed(f"?action_run_id={run}"))["artifacts"]] == ids[:1]
-    assert (await listed("?kind=file"))["total"] == 3
+    page = await listed("?kind=file&limit=2")
+    assert [artifact["id"] for artifact in page["artifacts"]] == ids[2:4]
+    assert (page["hasNext"], page["total"]) == (True, 3)
+    assert (await listed(f"?kind=json&action_run_id={run}"))["total"] == 1
+    assert (await listed(f"?kind=text&action_run_id={run}"))["total"] == 0
+
+
+async def test_the_count_is_right_whoever_makes_artifacts_at_once(
+    user: User, add_user: AddUser, upload: Upload, admin: Any
+) -> None:
+    stranger = await add_user()
+    thread = await user.thread()
+    files = [{"type": "file", "url": f"data:text/plain,{n}", "filename": "a.txt"} for n in range(3)]
+    said = {"messages": [{"role": "user", "parts": files}], "modelId": "scripted"}
+    async with asyncio.TaskGroup() as group:
+        for number in range(5):
+            group.create_task(upload(b"same", "a.txt"))
+            group.create_task(upload(b"%d" % number, "a.txt"))
+            group.create_task(create(user, kind="text", content="x"))
+            group.create_task(user.post(f"/threads/{thread}/turns", json=said))
+        group.create_task(upload(b"theirs", by=stranger))
+    refused = await user.post(f"{ARTIFACTS}/upload", files={"no": ("a.txt", b"x")})
+    assert refused.status_code == 422
+    rows = await admin.fetch(
+        "select tenant_id, kind, count(*)::integer as made from artifacts group by 1, 2"
+    )
+    made = {(row["tenant_id"], row["kind"]): row["made"] for row in rows}
+    assert made.keys() == {
+        (user.tenant_id, "file"), (user.tenant_id, "text"), (stranger.tenant_id, "file"),
+    }  # fmt: skip
+    for who in (user, stranger):
+        for kind in ("file", "text", "json"):
+            listed = (await who.get(f"{ARTIFACTS}?kind={kind}")).json()
+            assert listed["total"] == made.get((who.tenant_id, kind), 0)
+            assert len(listed["artifacts"]) == min(listed["total"], 20)
+    total = made[user.tenant_id, "file"] + made[user.tenant_id, "text"]
+    assert (await user.get(ARTIFACTS)).json()["total"] == total
+    await admin.execute("delete from artifacts where kind = 'text'")
+    assert (await user.get(ARTIFACTS)).json()["total"] == made[user.tenant_id, "file"]
 
 
 # -- refusals leave nothing

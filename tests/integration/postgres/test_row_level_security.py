@@ -25,8 +25,8 @@ from shared.turn.model import ConflictPolicy, Principal
 from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
-    "agent_spec_versions", "agent_specs", "api_keys", "artifacts", "attachments",
-    "concurrency_limits", "feedback", "idempotency_keys", "messages", "outbox",
+    "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
+    "attachments", "concurrency_limits", "feedback", "idempotency_keys", "messages", "outbox",
     "replaced_messages", "stored_files", "tenants", "threads", "turn_approvals", "turns", "usage",
     "users",
 }  # fmt: skip
@@ -230,6 +230,7 @@ ASKS: dict[str, Arguments] = {
     "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
     "get_artifact": lambda who, its: (its.artifact, who.tenant_id),
     "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9),
+    "count_artifacts": lambda who, its: (who.tenant_id, None, None),
     "find_message_of_thread": lambda who, its: (its.message, who.tenant_id, its.thread),
     "find_attachment": lambda who, its: (who.tenant_id, its.thread, its.artifact, None),
     "get_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
@@ -272,7 +273,7 @@ READS_NOTHING = {
     "create_attachment": "see below",
     "add_agent_spec": "see below",
 }
-COUNTS = {"count_turns_ahead": "position", "count_agent_specs": "total"}
+COUNTS = {"count_turns_ahead": "position", "count_agent_specs": "total", "count_artifacts": "total"}
 """Statements that always return a row, and where in it the number is."""
 
 
