@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Coroutine
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -17,7 +18,14 @@ from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolic
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.turn.messages import user_request
-from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal, Redo
+from shared.turn.model import (
+    SUPPORTED_CONFLICT_POLICIES,
+    Accepted,
+    ConflictPolicy,
+    NewTurn,
+    Principal,
+    Redo,
+)
 from shared.turn.script import validate_script
 
 
@@ -74,17 +82,34 @@ def build_turn(
     )
 
 
-async def store_files(request: Request, new: NewTurn) -> NewTurn:
-    """`new` with its files stored: the last thing before the accept, which names them.
+def accept_turn(request: Request, new: NewTurn) -> Coroutine[Any, Any, Accepted]:
+    """Submits a turn as `TurnService.submit` does; its files, if any, are stored right before.
 
     Raises:
-        ThreadNotFound: before anything is stored.
+        Saturated: as many files are on their way as may be.
+        ObjectStoreUnavailable: a file cannot be stored; nothing was accepted.
     """
+    if new.files:
+        return _accept_with_files(request, new)
+    return state_of(request).turns.submit(new)
+
+
+async def _accept_with_files(request: Request, new: NewTurn) -> Accepted:
     principal, state = new.principal, state_of(request)
+    replay = await state.turns.find_replay_or_refusal(new)
+    if replay is not None:
+        return replay
     await state.threads.get(principal, new.thread_id)
+    with state.admission.transfer(principal.key_id):
+        new = await _store_files(request, new)
+    return await state.turns.submit(new)
+
+
+async def _store_files(request: Request, new: NewTurn) -> NewTurn:
+    artifacts = state_of(request).artifacts
     files = []
     for file in new.files:
-        key = await state.artifacts.store(principal, file.sha256, BytesIO(file.data))
+        key = await artifacts.store(new.principal, file.sha256, BytesIO(file.data))
         files.append(replace(file, object_key=key))
     return replace(new, files=tuple(files))
 

@@ -22,7 +22,7 @@ from api.chat.schemas import (
     turn_to_json,
 )
 from api.chat.schemas import Turn as TurnSchema
-from api.chat.submit import build_turn, store_files
+from api.chat.submit import accept_turn, build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
 from api.connection import end_when_lost
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
@@ -64,12 +64,10 @@ async def _submit_and_stream(request: Request, principal: Principal) -> EventStr
     if decisions is not None:
         return await _decide_and_stream(request, principal, thread_id, decisions)
     new = build_turn(request, principal, thread_id, body, key_from_message=True)
-    if new.files:
-        new = await store_files(request, new)
     # The reader is there before the turn is announced, so it need not look anywhere else.
     follower = state_of(request).streams.hub.follow_new(new.id)
     try:
-        accepted = await state_of(request).turns.submit(new)
+        accepted = await accept_turn(request, new)
     except BaseException:
         follower.close()
         raise
@@ -117,9 +115,7 @@ async def submit_turn(request: Request) -> Response:
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=False)
-    if new.files:
-        new = await store_files(request, new)
-    accepted = await state_of(request).turns.submit(new)
+    accepted = await accept_turn(request, new)
     turn, headers = await _wait_if_asked(request, principal, accepted.turn)
     headers["location"] = _location(turn)
     if accepted.replayed:

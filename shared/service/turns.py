@@ -69,6 +69,15 @@ class TurnService:
 
     # -- submit
 
+    async def find_replay_or_refusal(self, new: NewTurn) -> Accepted | None:
+        """What a submit that may not wait would get, before anything is done for it.
+
+        Raises:
+            QueueFull, Saturated: no more turns may wait, and none was accepted under its key.
+        """
+        refusal = self._backlog.find_refusal(new.principal.tenant_id, new.concurrency_key)
+        return None if refusal is None else await self._find_replay_or_refuse(new, refusal)
+
     async def submit(self, new: NewTurn) -> Accepted:
         """Writes a turn down, then announces it. When this returns, the turn is safe.
 

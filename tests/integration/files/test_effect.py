@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from shared.ids import new_id
+from shared.service.backlog import BacklogCounter, Limits
 from shared.settings import Settings
 from tests.chaos.fake_provider import FakeProvider, run_provider
 from tests.chaos.provider_text import Behaviour, Schedule
@@ -217,3 +220,41 @@ async def test_a_file_for_a_foreign_thread_is_not_stored(
     answered = await user.post(f"/threads/{theirs}/turns", json=message(file_part(b"x")))
     assert answered.status_code == 404
     assert objects() == []
+
+
+@pytest.mark.parametrize("way", ["turns", "turns/stream"])
+async def test_a_turn_that_may_not_wait_leaves_no_file(
+    user: User, objects: Callable[[], list[Path]], app: Starlette, way: str
+) -> None:
+    thread = await user.thread()
+    body = {**message(file_part(b"first")), "modelId": "scripted"}
+    keyed = {"idempotency-key": "k"}
+    assert (await user.post(f"/threads/{thread}/turns", json=body, headers=keyed)).is_success
+    backlog = app.state.turns._backlog
+    backlog.limits = Limits(0, 0, 1, deadline_s=60.0)
+    await BacklogCounter(app.state.database, backlog, app.state.metrics).count()
+    other = {**message(file_part(b"other")), "modelId": "scripted"}
+    refused = await user.post(f"/threads/{thread}/{way}", json=other)
+    assert refused.status_code == 429, refused.text
+    assert refused.headers["retry-after"]
+    replayed = await user.post(f"/threads/{thread}/turns", json=body, headers=keyed)
+    assert replayed.headers["idempotency-replayed"] == "true"
+    assert len(objects()) == 1
+
+
+async def test_a_file_of_a_message_is_a_transfer(
+    user: User, objects: Callable[[], list[Path]], app: Starlette
+) -> None:
+    thread = await user.thread()
+    seats = app.state.admission.transfers
+    path, body = f"/threads/{thread}/turns", {**message(file_part(b"x")), "modelId": "scripted"}
+    with contextlib.ExitStack() as held:
+        other = new_id()
+        for _ in range(64):
+            held.enter_context(seats.hold(other))
+        refused = await user.post(path, json=body)
+        assert (refused.status_code, objects()) == (503, [])
+        assert refused.headers["retry-after"]
+        assert (await user.submit(thread)).status_code == 202, "without a file it needs no seat"
+    assert (await user.post(path, json=body)).status_code == 202
+    assert (seats.open, len(objects())) == (0, 1)
