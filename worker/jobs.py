@@ -42,10 +42,11 @@ async def purge_idempotency_keys(ctx: dict[Any, Any]) -> int:
 
 
 async def collect_objects(ctx: dict[Any, Any]) -> int:
-    """Deletes stored objects that no row names; returns how many."""
+    """Deletes stored objects that no row names, and halves of some; returns how many."""
     objects: ObjectStore = ctx["objects"]
     total = 0
     try:
+        total += await objects.remove_leftovers(datetime.now(UTC) - OBJECT_GRACE)
         async for page in objects.list_pages():
             for key in await _find_unnamed(ctx["database"], page):
                 await objects.delete(key)

@@ -7,6 +7,7 @@ that collecting an object nobody names cannot take one that somebody has stored 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ _PART_BYTES: Final = 5 * 1_048_576
 """The smallest part that S3 takes of a large object; a folder takes any."""
 _FOLDER_PART_BYTES: Final = 1_048_576
 _PAGE: Final = 500
+_LEFTOVER: Final = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}#\d+")
+"""What `LocalStore` calls an object until all of it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,17 @@ class ObjectStore:
                 return
             yield [StoredObject(meta["path"], meta["last_modified"]) for meta in page]
 
+    async def remove_leftovers(self, before: datetime) -> int:
+        """Removes what processes left that died while they stored something; returns how many.
+
+        A folder's objects are written under another name first, which listings do not tell. (In
+        S3 such are parts of uploads, which a rule of the bucket ends.)
+        """
+        if self.folder is None:
+            return 0
+        with _told_as_ours():
+            return await asyncio.to_thread(_remove_leftovers, self.folder, before.timestamp())
+
     async def _get(self, key: str) -> Any:
         return await obstore.get_async(await self._open(), key)
 
@@ -135,6 +149,20 @@ class ObjectStore:
             client_options={"allow_http": is_plain},
             **{name: value for name, value in options.items() if value is not None},
         )
+
+
+def _remove_leftovers(folder: Path, before_s: float) -> int:
+    removed = 0
+    for path in folder.glob("*/*#*"):
+        if _LEFTOVER.fullmatch(path.name) is None:
+            continue
+        try:
+            if path.stat().st_mtime < before_s:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:  # its store has just come to its end
+            continue
+    return removed
 
 
 def object_key(tenant_id: UUID, sha256: bytes) -> str:

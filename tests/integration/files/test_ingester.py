@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from arq.connections import ArqRedis
 from starlette.applications import Starlette
 
 from shared.errors import ObjectStoreUnavailable
-from shared.files.object_store import ObjectStore
+from shared.files.object_store import ObjectStore, object_key
 from shared.jobs import INGEST_FILES, deserialize_job, serialize_job
 from shared.metrics import Metrics
 from shared.redis.connection import RedisConnection
@@ -387,8 +390,6 @@ async def test_the_job_is_as_arq_writes_it(
 async def test_objects_that_no_row_names_are_collected(
     app: Starlette, upload: Upload, objects: Any, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     await upload(b"kept")
     (kept,) = objects()
     orphan = kept.with_name("0" * 64 + "-orphan")
@@ -400,3 +401,33 @@ async def test_objects_that_no_row_names_are_collected(
     ctx = {"database": app.state.database, "objects": app.state.objects}
     assert await collect_objects(ctx) == 1
     assert sorted(objects()) == sorted([kept, young])
+
+
+async def test_what_a_lost_process_has_half_stored_is_collected(
+    app: Starlette, user: User, objects: Any
+) -> None:
+    """Killed for real, in the middle of storing."""
+    folder: Path = app.state.objects.folder
+    key = object_key(user.tenant_id, bytes(32))
+    program = (
+        "import sys, obstore, obstore.store, os, signal\n"
+        "def pieces():\n"
+        "    for _ in range(3):\n"
+        "        yield b'x' * 1048576\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "store = obstore.store.LocalStore(sys.argv[1])\n"
+        "obstore.put(store, sys.argv[2], pieces(), chunk_size=1048576, max_concurrency=1)\n"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, folder, key)
+    assert await process.wait() == -signal.SIGKILL
+    (left,) = objects()
+    assert left.name.endswith("#1")
+    ctx = {"database": app.state.database, "objects": app.state.objects}
+    assert await collect_objects(ctx) == 0, "somebody may still be storing it"
+    os.utime(left, (1, 1))
+    other = left.with_name("notes#1")
+    other.write_bytes(b"none of ours")
+    os.utime(other, (1, 1))
+    assert await collect_objects(ctx) == 1
+    assert objects() == [other]
