@@ -43,6 +43,7 @@ from shared.turn.model import ClaimedTurn, duration_s
 from shared.turn.retell import retell
 from shared.turn.state import TurnStatus
 from shared.turn.text import storable, storable_json
+from worker import detached
 from worker.approvals import (
     MOST_APPROVAL_ROUNDS,
     RecordedRun,
@@ -175,6 +176,7 @@ class TurnRunner:
             attached = await self._load_attached(turn, max_tokens // 2)
             max_tokens -= count_tokens(attached)
         window = history_window([dict(row) for row in rows], max_tokens)
+        shown = await self._without_detached(turn, window.rows)
         request = EngineRequest(
             turn_id=turn.id,
             thread_id=turn.thread_id,
@@ -182,7 +184,7 @@ class TurnRunner:
             model_id=turn.model_id,
             settings=agent.sampling | turn.settings if agent.sampling else turn.settings,
             instructions=context.instructions(turn, as_instructions(attached)),
-            history=[_as_model_message(row) for row in window.rows],
+            history=[_as_model_message(row) for row in shown],
             prompt=turn.prompt,
             tools=agent.tools,
             tool_context=self._tool_context(turn, context),
@@ -223,6 +225,22 @@ class TurnRunner:
                 )
             except PostgresUnavailable:
                 await asyncio.sleep(COMMIT_RETRY_S)
+
+    async def _without_detached(
+        self, turn: ClaimedTurn, rows: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """Asks Postgres only where a tool has read an attachment."""
+        told = detached.find_told(rows)
+        while told:
+            try:
+                living = await self._database.for_tenant(turn).fetch_many(
+                    "find_living_attachments", turn.tenant_id, turn.thread_id, list(told)
+                )
+            except PostgresUnavailable:
+                await asyncio.sleep(COMMIT_RETRY_S)
+                continue
+            return detached.without(rows, told - {row["id"] for row in living})
+        return rows
 
     # -- drive
 

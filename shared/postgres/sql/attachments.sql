@@ -152,6 +152,13 @@ where at.thread_id = $3 and at.deleted_at is null
 order by at.message_id is null, at.created_at, at.id
 limit $6;
 
+-- name: find_living_attachments :many tenant
+-- Which of these attachments of a thread were not removed. $1 tenant  $2 thread  $3 attachments
+select at.id
+from attachments at
+where at.id = any($3::uuid[])
+    and (at.tenant_id = $1 and at.thread_id = $2 and at.deleted_at is null) is true;
+
 -- name: list_attached_names :many tenant
 -- What a turn's tools may read, in the order of `list_attached_texts`; no text is touched, the size of
 -- one is known without. $1 tenant  $2 user  $3 thread  $4 message  $5 only this id or name?

@@ -21,6 +21,7 @@ from tests.fixtures.documents import pdf, pdf_page
 from tests.fixtures.system import RunningWorker, StartWorker
 from tests.integration.api_turns.conftest import AddUser, User
 from tests.integration.files.conftest import ARTIFACTS, Upload, ingested
+from worker.detached import NOTE
 
 SPECS = "http://test/api/v1/agents/specs"
 pytestmark = pytest.mark.timeout(90)  # the first worker of a process imports the model libraries
@@ -106,6 +107,39 @@ async def test_tools_read_what_was_cut(
     (told,) = [message["content"] for message in said if message["role"] == "tool"]
     assert told.count("The code is 4711") == 2
     assert "There is no such attachment. Attachments: long.txt" in told
+
+
+async def test_what_tools_read_of_a_file_goes_with_it(
+    user: User, upload: Upload, attach: Any, provider: FakeProvider, worker: RunningWorker
+) -> None:
+    head = "name: R\nslug: r\nmode: primary\ntools: [read_attachment, search_attachments]"
+    spec = await user.post(SPECS, json={"markdown": f"---\n{head}\n---\nRead."})
+    made = await user.post("/threads", json={"agentSpecId": spec.json()["id"]})
+    thread = made.json()["id"]
+    going = (await attach(thread, await upload(b"code 4711", "going.txt"))).json()
+    staying = (await attach(thread, await upload(b"code 1234", "staying.txt"))).json()
+    for one in (going, staying):
+        await ingested(user, one["id"])
+    calls = [
+        {"name": "search_attachments", "args": {"query": "code"}},
+        {"name": "read_attachment", "args": {"name": "going.txt"}},
+        {"name": "read_attachment", "args": {"name": "staying.txt"}},
+    ]
+    body = {"message": "x", "modelId": "scripted", "settings": {"script": {"toolCalls": calls}}}
+    answered = await user.post(f"/threads/{thread}/turns", json=body, headers={"prefer": "wait=50"})
+    assert answered.json()["status"] == "completed", answered.text
+
+    async def told() -> str:
+        """What tools have said, as the model is shown it."""
+        await ask(user, thread, provider)
+        messages = provider.calls[-1].body["messages"]
+        return "".join(str(m["content"]) for m in messages if m["role"] == "tool")
+
+    before = await told()
+    assert (before.count("code 4711"), before.count("code 1234")) == (2, 2)
+    assert (await user.delete(f"/attachments/{going['id']}")).status_code == 204
+    after = await told()
+    assert (after.count("code 4711"), after.count("code 1234"), after.count(NOTE)) == (0, 2, 2)
 
 
 async def test_texts_and_history_share_the_budget(

@@ -122,6 +122,7 @@ BY_KEY = {
     "get_attachment": FILES | {"attachments_pkey"},
     "list_attachments": FILES | {"attachments_by_thread", "attachments_once"},
     "find_awaited_text": FILES | {"attachments_by_thread", "attachments_once"},
+    "find_living_attachments": {"attachments_pkey"},
     "list_attached_names": FILES | {"attachments_by_thread", "attachments_once"},
     "read_attached_text": FILES | {"attachments_pkey"},
     "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},

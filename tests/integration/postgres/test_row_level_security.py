@@ -239,6 +239,7 @@ ASKS: dict[str, Arguments] = {
     "find_awaited_text": lambda who, its: (
         who.tenant_id, who.user_id, its.thread, None, 9,
     ),
+    "find_living_attachments": lambda who, its: (who.tenant_id, its.thread, [its.attachment]),
     "list_attached_names": lambda who, its: (
         who.tenant_id, who.user_id, its.thread, None, None, 9,
     ),
