@@ -34,6 +34,7 @@ _PART_BYTES: Final = 5 * 1_048_576
 _FOLDER_PART_BYTES: Final = 1_048_576
 _PAGE: Final = 500
 _LEFTOVER: Final = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}#\d+")
+_KEY: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}-[0-9a-f]{16}")
 """What `LocalStore` calls an object until all of it is there."""
 
 
@@ -88,7 +89,7 @@ class ObjectStore:
                     return
 
     async def list_pages(self) -> AsyncIterator[list[StoredObject]]:
-        """All objects, in pages."""
+        """All objects that have a name of ours, in pages."""
         store = await self._do(self._open())
         pages = obstore.list(store, chunk_size=_PAGE).__aiter__()
         while True:
@@ -96,7 +97,11 @@ class ObjectStore:
                 page = await self._do(pages.__anext__())
             except StopAsyncIteration:
                 return
-            yield [StoredObject(meta["path"], meta["last_modified"]) for meta in page]
+            yield [
+                StoredObject(meta["path"], meta["last_modified"])
+                for meta in page
+                if _KEY.fullmatch(meta["path"])
+            ]
 
     async def remove_leftovers(self, before: datetime) -> int:
         """Removes what processes left that died while they stored something; returns how many.

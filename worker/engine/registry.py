@@ -20,7 +20,7 @@ class Engines:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._providers = Providers(settings)
-        self._scripted = ScriptedEngine(tool_timeout_s=settings.tool_timeout_s)
+        self._scripted = ScriptedEngine(settings.tool_timeout_s, settings.tool_max_calls)
         self._agent = AgentEngine(
             self._providers,
             Deadlines(

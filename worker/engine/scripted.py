@@ -34,10 +34,11 @@ _WORD: Final = re.compile(r"^\s+|\S+\s*")
 
 
 class ScriptedEngine:
-    """Runs `settings.script`. `tool_timeout_s` is for the tools that a script really calls."""
+    """Runs `settings.script`. Its limits are for the tools that a script really calls."""
 
-    def __init__(self, tool_timeout_s: float = 20.0) -> None:
+    def __init__(self, tool_timeout_s: float = 20.0, tool_max_calls: int = 50) -> None:
         self._tool_timeout_s = tool_timeout_s
+        self._tool_max_calls = tool_max_calls
 
     def start(self, request: EngineRequest) -> EngineRun:
         """A run of the request's script.
@@ -50,14 +51,18 @@ class ScriptedEngine:
         except InvalidRequest as error:
             place = ".".join(str(part) for part in error.loc[1:])
             raise TurnFailed("invalid_settings", f"{place}: {error.msg}") from None
-        return _ScriptedRun(request, script, self._tool_timeout_s)
+        return _ScriptedRun(request, script, self._tool_timeout_s, self._tool_max_calls)
 
 
 class _ScriptedRun:
-    def __init__(self, request: EngineRequest, script: Script, tool_timeout_s: float) -> None:
+    def __init__(
+        self, request: EngineRequest, script: Script, tool_timeout_s: float, tool_max_calls: int
+    ) -> None:
         self._request = request
         self._script = script
         self._tool_timeout_s = tool_timeout_s
+        self._tool_max_calls = tool_max_calls
+        self._real_calls = 0
         self._words: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[tuple[str, ScriptedToolCall]] = []
@@ -142,8 +147,11 @@ class _ScriptedRun:
     async def _call(self, call: ScriptedToolCall) -> ScriptedToolCall:
         """The call with what the agent's tool made of it."""
         request = self._request
+        self._real_calls += 1
         tools = {one.tool.name: one for one in request.tools}
         try:
+            if self._real_calls > self._tool_max_calls:
+                raise ToolFailed("The turn has made all the tool calls it may")  # noqa: TRY301
             if request.tool_context is None or call.name not in tools:
                 raise ToolFailed(f"The agent has no tool {call.name}")  # noqa: TRY301
             if tools[call.name].requires_approval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,10 @@ MAX_CHARS: Final = 8_000
 MAX_HITS: Final = 10
 MAX_SEARCHED_BYTES: Final = 16_000_000
 """Of one search, one text after the other; what is left out is told."""
+MAX_WORDS: Final = 10
+SEARCH_S: Final = 2.0
+"""Of one search: it must not keep the other turns of its worker waiting."""
+_LINES_PER_LOOK: Final = 1000
 _AROUND_CHARS: Final = 200
 _LISTED: Final = 20
 
@@ -68,27 +73,31 @@ class SearchAttachments(Tool[SearchArguments]):
     description = (
         "Finds lines of attachments that hold all words of a query, whatever their case. Returns at"
         f" most {MAX_HITS} places, each with its offset for read_attachment, and in notSearched"
-        " what was too much for one search."
+        " what was not, or not to its end: too much for one search."
     )
     parameters = SearchArguments
     is_deterministic = False
 
     async def run(self, context: ToolContext, arguments: SearchArguments) -> JsonValue:
-        words = arguments.query.casefold().split()
-        if not words:
-            raise ToolFailed("The query holds no word")
+        words = list(dict.fromkeys(arguments.query.casefold().split()))
+        if not 1 <= len(words) <= MAX_WORDS:
+            raise ToolFailed(f"The query must hold 1 to {MAX_WORDS} words")
+        words.sort(key=len, reverse=True)  # the rarest first, as a rule
         if arguments.name is None:
             searched, left_out = _bounded(await context.attached.list_names())
         else:
             searched, left_out = [await _find(context.attached, arguments.name)], []
         hits: list[JsonValue] = []
         has_more = False
+        deadline = time.monotonic() + SEARCH_S
         for one in searched:
             room = MAX_HITS - len(hits)
-            found = await context.attached.scan(
-                one.attachment_id, partial(_search, words=words, most=room + 1)
-            )
-            has_more = len(found or ()) > room
+            found, is_whole = await context.attached.scan(
+                one.attachment_id, partial(_search, words=words, most=room + 1, deadline=deadline)
+            ) or ([], True)
+            if not is_whole:
+                left_out.append(one)
+            has_more = len(found) > room
             hits += [
                 {
                     "attachmentId": str(one.attachment_id),
@@ -96,7 +105,7 @@ class SearchAttachments(Tool[SearchArguments]):
                     "offset": hit.offset,
                     "text": hit.text,
                 }
-                for hit in (found or ())[:room]
+                for hit in found[:room]
             ]
             if has_more:
                 break
@@ -112,17 +121,19 @@ class _Hit:
     text: str
 
 
-def _search(text: str, words: Sequence[str], most: int) -> list[_Hit]:
-    """The first lines that hold all `words`."""
+def _search(text: str, words: Sequence[str], most: int, deadline: float) -> tuple[list[_Hit], bool]:
+    """The first lines that hold all `words`; whether the text was looked through in time."""
     hits: list[_Hit] = []
-    for line in re.finditer(r"[^\n]+", text):
+    for number, line in enumerate(re.finditer(r"[^\n]+", text)):
+        if number % _LINES_PER_LOOK == 0 and time.monotonic() > deadline:
+            return hits, False
         folded = line[0].casefold()
         if all(word in folded for word in words):
             at = max(0, folded.find(words[0]) - _AROUND_CHARS)
             hits.append(_Hit(line.start() + at, line[0][at : at + 2 * _AROUND_CHARS]))
             if len(hits) == most:
                 break
-    return hits
+    return hits, True
 
 
 def _bounded(names: Sequence[AttachedName]) -> tuple[list[AttachedName], list[AttachedName]]:

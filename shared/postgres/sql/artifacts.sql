@@ -100,7 +100,9 @@ select
     end::bigint as total;
 
 -- name: find_unnamed_objects :many engine
--- Which of these objects no file names. $1 object keys   -- scope: system
+-- Which of these objects of our tenants no file names: where several deployments, or others, share a
+-- place, theirs are left alone. $1 object keys, each `tenant/…`   -- scope: system
 select asked.object_key
 from unnest($1::text[]) as asked (object_key)
-where not exists (select 1 from stored_files f where f.object_key = asked.object_key);
+where exists (select 1 from tenants n where n.id = split_part(asked.object_key, '/', 1)::uuid)
+    and not exists (select 1 from stored_files f where f.object_key = asked.object_key);

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from shared.errors import ObjectStoreUnavailable
 from shared.files.object_store import ObjectStore, object_key
+from shared.ids import new_id
 from shared.jobs import INGEST_FILES, deserialize_job, serialize_job
 from shared.metrics import Metrics
 from shared.redis.connection import RedisConnection
@@ -392,15 +393,17 @@ async def test_objects_that_no_row_names_are_collected(
 ) -> None:
     await upload(b"kept")
     (kept,) = objects()
-    orphan = kept.with_name("0" * 64 + "-orphan")
-    young = kept.with_name("0" * 64 + "-young")
-    for path in (orphan, young):
+    orphan, young = (kept.with_name(f"{'0' * 64}-{n * 16}") for n in "ab")
+    # A folder may be shared with others, and with deployments that have other tenants.
+    foreign = [kept.with_name("report.pdf"), kept.parent.parent / str(new_id()) / orphan.name]
+    for path in (orphan, young, *foreign):
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    for path in (kept, orphan):
+    for path in (kept, orphan, *foreign):
         os.utime(path, (1, 1))
     ctx = {"database": app.state.database, "objects": app.state.objects}
     assert await collect_objects(ctx) == 1
-    assert sorted(objects()) == sorted([kept, young])
+    assert sorted(objects()) == sorted([kept, young, *foreign])
 
 
 async def test_what_a_lost_process_has_half_stored_is_collected(

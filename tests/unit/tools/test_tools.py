@@ -178,7 +178,15 @@ async def test_attachments_are_searched_for_all_words(with_files: ToolContext) -
     assert found["hasMore"] is False
     assert found["hits"][0]["text"] == "Beta gamma"
     assert (await call("search_attachments", with_files, query="delta"))["hits"] == []
-    assert "no word" in await failure("search_attachments", with_files, query=" ")
+    for query in (" ", " ".join(map(str, range(11)))):
+        assert "1 to 10 words" in await failure("search_attachments", with_files, query=query)
+
+
+async def test_a_search_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.tools.attachments.SEARCH_S", -1.0)
+    context = replace(CONTEXT, attached=Files({"a.txt": "beta"}))
+    found = await call("search_attachments", context, query="beta")
+    assert (found["hits"], found["notSearched"]) == ([], ["a.txt"])
 
 
 async def test_a_search_is_bounded_and_says_so() -> None:
