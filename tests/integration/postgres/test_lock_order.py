@@ -21,7 +21,7 @@ from shared.postgres.rows import turn_from_row
 from shared.service.ends import TurnEnds
 from shared.service.regenerate import accept_regenerated
 from shared.turn.model import ConflictPolicy, NewTurn, Principal, Redo
-from tests.fixtures.system import MakeTurn
+from tests.fixtures.system import MakeTurn, add_thread
 from tests.fixtures.waiting import wait_until
 from tests.integration.postgres.desk import Desk
 
@@ -64,6 +64,45 @@ async def run_beside(
 async def is_waiting(admin: Any) -> bool:
     waiting: bool = await admin.fetchval("select exists (select from pg_locks where not granted)")
     return waiting
+
+
+async def two_regenerating(
+    desk: Desk, make_turn: MakeTurn, principal: Principal, admin: Any
+) -> list[UUID]:
+    """Threads by id, each with a turn that regenerates and is due, the last one for longest."""
+    threads = sorted([await add_thread(admin, principal) for _ in range(2)])
+    for age_s, thread in enumerate(threads, 1):
+        new = make_turn(thread=thread)
+        await desk.accept(new)
+        await admin.execute(
+            "update turns set replaced_turn_id = $2, expires_at = now() - make_interval(secs => $3)"
+            " where id = $1",
+            new.id, new_id(), age_s,
+        )  # fmt: skip
+    return threads
+
+
+async def test_an_expiry_locks_the_threads_of_its_turns_by_id(
+    desk: Desk, make_turn: MakeTurn, principal: Principal, admin: Any, rival: Any
+) -> None:
+    first, second = await two_regenerating(desk, make_turn, principal, admin)
+    await rival.execute(LOCK_THREAD, first)
+    work = desk.database.fetch_many("expire_turns", 100)
+    is_free, rows = await run_beside(rival, admin, work, ("threads", second))
+    assert is_free
+    assert [row["status"] for row in rows] == ["expired"] * 2
+
+
+async def test_an_expiry_of_approvals_locks_the_threads_of_its_turns_by_id(
+    desk: Desk, make_turn: MakeTurn, principal: Principal, admin: Any, rival: Any
+) -> None:
+    first, second = await two_regenerating(desk, make_turn, principal, admin)
+    await admin.execute("update turns set status = 'awaiting_approval', slot = 1, parked_count = 1")
+    await rival.execute(LOCK_THREAD, first)
+    work = desk.database.fetch_many("cancel_expired_approvals", 100, "nobody decided")
+    is_free, rows = await run_beside(rival, admin, work, ("threads", second))
+    assert is_free
+    assert [row["status"] for row in rows] == ["cancelled"] * 2
 
 
 async def answered(desk: Desk, new: NewTurn) -> None:
