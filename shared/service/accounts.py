@@ -8,11 +8,12 @@ import asyncpg
 
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.api_keys import as_tenant_id
 
 
 async def find_tenant(database: Database, name: str) -> asyncpg.Record | None:
     """The tenant of this short name or id."""
-    return await database.fetch_one("find_tenant", name)
+    return await database.fetch_one("find_tenant", name, as_tenant_id(name))
 
 
 async def list_tenants(database: Database) -> list[asyncpg.Record]:

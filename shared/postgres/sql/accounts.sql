@@ -13,10 +13,11 @@ on conflict (id) do update set name = excluded.name
 returning id, slug;
 
 -- name: find_tenant :one engine
--- A tenant by its short name or its id. $1 short name or id   -- scope: system
+-- A tenant by its short name or its id; the short name goes first. $1 short name  $2 id?
+-- -- scope: system
 select n.id, n.name, n.slug, n.disabled_at
 from tenants n
-where n.slug = $1 or n.id::text = $1
+where n.slug = $1 or n.id = $2::uuid
 order by n.slug = $1 desc
 limit 1;
 

@@ -72,12 +72,25 @@ where k.id = $1 and k.token_type = 'session'
 returning k.id;
 
 -- name: find_subject :one engine
--- Whom a provider's token names. $1 short name or id of the tenant  $2 subject   -- scope: system
+-- Whom a provider's token names. $1 short name of the tenant  $2 its id?  $3 subject
+-- -- scope: system
+-- Two halves, each with an index; the short name goes first.
 select n.id as tenant_id, u.id, u.disabled_at is not null as is_disabled
-from tenants n
-left join users u on u.tenant_id = n.id and u.subject = $2
-where (n.slug = $1 or n.id::text = $1) and n.disabled_at is null
-order by n.slug = $1 desc
+from (
+    (
+        select named.id, true as is_named
+        from tenants named
+        where named.slug = $1 and (named.disabled_at is null) is true
+    )
+    union all
+    (
+        select meant.id, false
+        from tenants meant
+        where meant.id = $2::uuid and (meant.disabled_at is null) is true
+    )
+) n
+left join users u on u.tenant_id = n.id and u.subject = $3
+order by n.is_named desc
 limit 1;
 
 -- name: add_subject :one engine
