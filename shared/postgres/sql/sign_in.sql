@@ -38,7 +38,15 @@ where a.account = $1;
 -- name: add_session :one engine
 -- A session, in place of the one the browser had. Sessions of the user that are long over go, and of
 -- too many the oldest. $1 id $2 tenant $3 user $4 hash $5 shown $6 seconds $7 hash of the old $8 most
-with gone as (
+-- $9 hash of the password that was checked; no row = the user has another one by now. The lock makes
+-- whoever changes it (`set_password`) wait, and see this session among those to end.
+with known as materialized (
+    select u.id
+    from users u
+    where u.id = $3 and (u.tenant_id = $2 and u.password_hash = $9) is true
+    for share
+),
+gone as (
     delete from api_keys k
     where k.tenant_id = $2 and k.user_id = $3 and k.token_type = 'session'
         and (
@@ -59,9 +67,11 @@ replaced as (
     update api_keys k
     set revoked_at = now()
     where k.key_hash = $7 and k.token_type = 'session' and k.revoked_at is null
+        and exists (select from known)
 )
 insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name, token_type, expires_at)
-values ($1, $2, $3, $4, $5, 'Sign-in', 'session', now() + make_interval(secs => $6))
+select $1, $2, n.id, $4, $5, 'Sign-in', 'session', now() + make_interval(secs => $6)
+from known n
 returning id, expires_at;
 
 -- name: end_session :one engine
