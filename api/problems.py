@@ -52,6 +52,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.Saturated: 503,
     errors.TurnFailed: 500,  # never reaches HTTP: it is stored on the turn
     errors.PostgresUnavailable: 503,
+    errors.PostgresBusy: 503,
     errors.RedisUnavailable: 503,
     errors.IdentityProviderUnavailable: 503,
     errors.ObjectStoreUnavailable: 503,

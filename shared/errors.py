@@ -32,6 +32,7 @@ TurnkeepError
 ├── TurnFailed               stored on the turn; reaches clients as an event
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
+    │   └── PostgresBusy
     ├── RedisUnavailable
     ├── IdentityProviderUnavailable
     └── ObjectStoreUnavailable
@@ -323,6 +324,12 @@ class PostgresUnavailable(DependencyUnavailable):
     """Postgres refuses, times out, or lost the connection."""
 
     code = "postgres_unavailable"
+
+
+class PostgresBusy(PostgresUnavailable):
+    """Nothing was written: a lock was held too long, or a deadlock ended by undoing this."""
+
+    code = "postgres_busy"
 
 
 class RedisUnavailable(DependencyUnavailable):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ PROFILE_GOOD_FOR_S: Final = 10.0
 _RETRY_S: Final = 0.5
 _SCRIPTED: Final = "scripted"
 _MAX_NAME_CHARS: Final = 200
+_SPARE_BYTES: Final = 4096
+"""What is kept besides texts, at most: settings, up to 32 tools, the key."""
 
 T = TypeVar("T")
 
@@ -92,10 +95,10 @@ class ContextReader:
         self._http_allowed = http_allowed
         self._default = self._prepare(default_agent_spec())
         self._agents: Recent[tuple[UUID, int, UUID], Agent] = Recent(
-            self._load_agent, good_for_s=math.inf
+            self._load_agent, good_for_s=math.inf, size_of=_size_of_agent
         )
         self._profiles: Recent[tuple[UUID, UUID], Profile | None] = Recent(
-            self._load_profile, good_for_s=PROFILE_GOOD_FOR_S
+            self._load_profile, good_for_s=PROFILE_GOOD_FOR_S, size_of=_size_of_profile
         )
 
     async def read(self, turn: ClaimedTurn) -> TurnContext:
@@ -168,6 +171,18 @@ def describe_time(now: datetime, timezone: str) -> str:
     offset = local.strftime("%z")
     told = f"{local:%A}, {local:%Y-%m-%d}, {local:%H:%M}"
     return f"It is {told} in the user's time zone, {timezone} (UTC{offset[:3]}:{offset[3:5]})."
+
+
+def _size_of_agent(agent: Agent) -> int:
+    return _SPARE_BYTES + sys.getsizeof(agent.instructions)
+
+
+def _size_of_profile(profile: Profile | None) -> int:
+    if profile is None:
+        return _SPARE_BYTES
+    return _SPARE_BYTES + sum(
+        map(sys.getsizeof, (profile.name, profile.email, profile.organization, profile.timezone))
+    )
 
 
 def _asks_who(turn: ClaimedTurn) -> bool:

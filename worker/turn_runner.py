@@ -295,7 +295,7 @@ class TurnRunner:
                 row = await self._database.fetch_one("park_turn", *arguments)
                 if row is None and is_retry:
                     row = await self._find_own_parking(turn, last_seq)
-            except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
+            except PostgresUnavailable as error:
                 log.warning("turn.commit_delayed", turn_id=str(turn.id), error=str(error))
                 is_retry = True
                 await asyncio.sleep(COMMIT_RETRY_S)
@@ -367,7 +367,7 @@ class TurnRunner:
                 row = await self._endings.run(*arguments)
                 if row is None and is_retry:
                     row = await self._find_own_ending(turn, turn_log.last_seq + 1)
-            except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
+            except PostgresUnavailable as error:
                 log.warning("turn.commit_delayed", turn_id=str(turn.id), error=str(error))
                 is_retry = True
                 await asyncio.sleep(COMMIT_RETRY_S)

@@ -17,7 +17,7 @@ from arq.worker import Worker
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable, RedisUnavailable
 from shared.jobs import deserialize_job, serialize_job
 from shared.postgres.rows import claimed_turn_from_row
 from shared.redis.connection import RedisReplyError
@@ -208,7 +208,7 @@ class TurnWorker(Worker):
                 "claim_turns", turn_ids, parts.worker_id, parts.settings.lease_s
             )
             self._claims_unsure = False
-        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+        except (asyncpg.UniqueViolationError, PostgresBusy):
             rows = await self._claim_one_by_one(turn_ids)
         for row in rows:
             if row["attempt"] == 1:
@@ -227,8 +227,11 @@ class TurnWorker(Worker):
                 rows += await parts.database.fetch_many(
                     "claim_turns", [turn_id], parts.worker_id, parts.settings.lease_s
                 )
-            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+            except asyncpg.UniqueViolationError:
                 continue
+            except PostgresBusy:
+                # Not claimed. What was is to run soon: the rest goes back to its lines.
+                break
             except PostgresUnavailable as error:
                 # What was claimed so far is leased to us and must run.
                 log.warning("worker.postgres_away", error=str(error))

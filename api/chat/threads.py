@@ -85,7 +85,7 @@ async def delete_thread(request: Request) -> Response:
 
 
 async def bulk_delete_threads(request: Request) -> Response:
-    """Deletes many of the caller's threads, or all, in one step; unknown ids do not count."""
+    """Deletes many of the caller's threads, or all; unknown ids do not count."""
     principal = await authenticate(request)
     wanted = (await read_model(request, BulkDelete)).wanted()
     is_nothing = wanted is not None and not wanted

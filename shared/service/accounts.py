@@ -8,11 +8,12 @@ import asyncpg
 
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.api_keys import as_tenant_id
 
 
 async def find_tenant(database: Database, name: str) -> asyncpg.Record | None:
     """The tenant of this short name or id."""
-    return await database.fetch_one("find_tenant", name)
+    return await database.fetch_one("find_tenant", name, as_tenant_id(name))
 
 
 async def list_tenants(database: Database) -> list[asyncpg.Record]:
@@ -46,9 +47,18 @@ async def set_subject(database: Database, user_id: UUID, subject: str) -> None:
     await database.fetch_one("set_subject", user_id, subject)
 
 
-async def set_password(database: Database | Transaction, user_id: UUID, hashed: str) -> int:
+async def set_password(database: Database, user_id: UUID, hashed: str) -> int:
     """Sets a password by its hash and ends all sessions; how many those were."""
-    row = await database.fetch_one("set_password", user_id, hashed)
+    return await database.run_in_transaction(lambda t: set_password_in(t, user_id, hashed))
+
+
+async def set_password_in(transaction: Transaction, user_id: UUID, hashed: str) -> int:
+    """`set_password` as a part of more.
+
+    One of the sessions may be why it is changed: so also one that begins at this moment ends.
+    """
+    await transaction.fetch_one("set_password", user_id, hashed)
+    row = await transaction.fetch_one("end_sessions", user_id)
     return 0 if row is None else int(row["ended"])
 
 

@@ -300,7 +300,7 @@ async def find_principal(
     database: Database, identity: Identity, makes_users: bool
 ) -> Principal | None:
     """The user whom a provider's token names, made when that is wanted; None: there is none."""
-    row = await database.fetch_one("find_subject", identity.tenant, identity.subject)
+    row = await _find_subject(database, identity)
     if row is not None and row["id"] is None and makes_users:
         email = identity.email or identity.subject
         made = await database.fetch_one(
@@ -314,11 +314,25 @@ async def find_principal(
         # Not made: another request was quicker, or the address is another user's. Who takes over an
         # account by its address alone would need no more than a provider that does not check it.
         log.info("auth.user_made" if made else "auth.user_not_made")
-        row = await database.fetch_one("find_subject", identity.tenant, identity.subject)
+        row = await _find_subject(database, identity)
     if row is None or row["id"] is None or row["is_disabled"]:
         return None
     user_id = row["id"]
     return Principal(row["tenant_id"], user_id, user_id, identity.expires_at)
+
+
+async def _find_subject(database: Database, identity: Identity) -> asyncpg.Record | None:
+    tenant = identity.tenant
+    return await database.fetch_one("find_subject", tenant, as_tenant_id(tenant), identity.subject)
+
+
+def as_tenant_id(name: str) -> UUID | None:
+    """The id that a tenant's name is, in the one way it is written; None: it is a short name."""
+    try:
+        found = UUID(name)
+    except ValueError:
+        return None
+    return found if str(found) == name else None
 
 
 async def create_tenant(database: Database | Transaction, name: str) -> UUID:

@@ -29,6 +29,10 @@ async def accept_regenerated(database: Database, new: NewTurn, queue_ttl_s: floa
     tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
 
     async def accept(transaction: Transaction) -> Any:
+        if new.conflict_policy is ConflictPolicy.REJECT:
+            # Before the thread, as an accept that is alone: two that lock the other way round wait
+            # for each other.
+            await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
         if await transaction.fetch_one("lock_thread", new.thread_id, tenant_id, user_id) is None:
             raise ThreadNotFound
         known = await transaction.fetch_one(
@@ -90,7 +94,6 @@ async def _find_exchange(transaction: Transaction, new: NewTurn) -> Any:
 
 async def _require_idle_key(transaction: Transaction, new: NewTurn) -> None:
     tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
-    await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
     active = await transaction.fetch_one("find_active_turn_of_key", tenant_id, new.concurrency_key)
     if active is not None:
         raise ConcurrencyConflict(str(active["id"]) if active["user_id"] == user_id else None)

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.errors import PostgresUnavailable
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
-from shared.service.accounts import set_password
+from shared.service.accounts import set_password_in
 from shared.service.api_keys import create_api_key, create_user, hash_secret
 from shared.service.passwords import MAX_CHARS, MIN_CHARS, hash_password, is_right
 
@@ -76,7 +76,7 @@ async def _set_password(transaction: Transaction, user_id: UUID, password: str) 
     """Sets it unless it is set: sessions live on from one start to the next."""
     rows = await transaction.fetch_many("find_sign_in", DEV_EMAIL, DEV_SLUG)
     if not any(row["id"] == user_id and is_right(row["password_hash"], password) for row in rows):
-        await set_password(transaction, user_id, hash_password(password))
+        await set_password_in(transaction, user_id, hash_password(password))
 
 
 def main() -> None:

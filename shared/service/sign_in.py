@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import asyncpg
+
 from shared.errors import NotAuthenticated, TooManyFailures
 from shared.ids import new_id
 from shared.postgres.pool import Database
@@ -62,13 +64,14 @@ class SignIn:
         if user is None or not is_right:
             raise NotAuthenticated("Not authenticated")
         await self._database.fetch_many("forget_login_attempts", account)
-        return await self._begin(user["tenant_id"], user["id"], replaced)
+        return await self._begin(user, replaced)
 
     async def sign_out(self, session_id: UUID) -> bool:
         """Ends a session; False: the credential is none."""
         return await self._database.fetch_one("end_session", session_id) is not None
 
-    async def _begin(self, tenant_id: UUID, user_id: UUID, replaced: str | None) -> Session:
+    async def _begin(self, user: asyncpg.Record, replaced: str | None) -> Session:
+        tenant_id, user_id = user["tenant_id"], user["id"]
         secret, session_id = new_secret(SESSION_PREFIX), new_id()
         old = None if replaced is None else hash_session(self._pepper, replaced)
         row = await self._database.fetch_one(
@@ -81,9 +84,11 @@ class SignIn:
             float(self._settings.session_ttl_s),
             old,
             MAX_SESSIONS,
+            user["password_hash"],
         )
-        expires_at: datetime = row["expires_at"]  # type: ignore[index]  # an insert returns its row
-        return Session(secret, Principal(tenant_id, user_id, session_id), expires_at)
+        if row is None:  # the password was changed while it was being checked
+            raise NotAuthenticated("Not authenticated")
+        return Session(secret, Principal(tenant_id, user_id, session_id), row["expires_at"])
 
     async def _count_attempt(self, account: bytes) -> None:
         limit = self._settings.login_attempts

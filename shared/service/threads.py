@@ -26,6 +26,8 @@ from shared.turn.model import Principal
 UNCHANGED: Final = object()
 _DELETE_TRIES: Final = 10
 _LAST_SEQ: Final = 2**63 - 1
+_DELETE_PAGE: Final = 500
+"""Threads that are hidden in one commit: some 20 ms, in which submits to them wait."""
 _CANCEL_PAGE: Final = 100
 _CANCELS_AT_ONCE: Final = 4
 """Of one bulk delete: others want connections, too."""
@@ -152,25 +154,62 @@ class ThreadService:
         return await self._database.for_tenant(principal).run_in_transaction(hide)
 
     async def delete_many(self, principal: Principal, thread_ids: Sequence[UUID] | None) -> int:
-        """Hides these threads, or all of the user, in one commit; how many there were.
+        """Hides these threads in one commit, or all of the user in several; how many there were.
 
         Cancels what is active in them first. Ids that are unknown, deleted or somebody else's do
-        not count.
+        not count. All are those that there were when it began.
 
         Raises:
-            ConcurrencyConflict: their owner goes on submitting turns meanwhile; none is hidden.
+            ConcurrencyConflict: their owner goes on submitting turns meanwhile. None of the commit
+                is hidden; of all the threads of the user, those of earlier commits are.
         """
-        wanted = None if thread_ids is None else sorted(set(thread_ids))
+        if thread_ids is not None:
+            return await self._delete_page(principal, sorted(set(thread_ids)))
+        # At once, for a line may go through many threads: who waits in it should not begin to run.
+        await self._cancel_active(principal, None)
+        database = self._database.for_tenant(principal)
+        deleted, active_at, thread_id, began_at = 0, None, None, None
+        while True:
+            # The least active first: a thread that moves meanwhile is met later on.
+            page = await database.fetch_many(
+                "list_thread_ids",
+                principal.tenant_id,
+                principal.user_id,
+                active_at,
+                thread_id,
+                began_at,
+                _DELETE_PAGE,
+            )
+            if not page:
+                return deleted
+            deleted += await self._delete_page(principal, [row["id"] for row in page])
+            active_at, thread_id = page[-1]["active_at"], page[-1]["id"]
+            began_at = page[-1]["began_at"]
+
+    async def _delete_page(self, principal: Principal, thread_ids: list[UUID]) -> int:
+        """Hides all of these threads in one commit, or none."""
         active_turn_id = None
         for _ in range(_DELETE_TRIES):
-            await self._cancel_active(principal, wanted)
-            deleted, active_turn_id = await self._hide_all_if_idle(principal, wanted)
+            deleted, active_turn_id = await self._hide_all_if_idle(principal, thread_ids)
             if active_turn_id is None:
                 return deleted
+            await self._cancel_active(principal, thread_ids)
         raise ConcurrencyConflict(str(active_turn_id))
 
     async def _cancel_active(self, principal: Principal, thread_ids: list[UUID] | None) -> None:
-        """Cancels the turns of these threads, those that wait before those that run."""
+        """Cancels what is active in these threads by now, those that wait before those that run.
+
+        A turn that comes meanwhile may be left: this ends also where turns keep coming.
+        """
+        for waits in (True, False):
+            before_seq: int | None = _LAST_SEQ
+            while before_seq is not None:
+                before_seq = await self._cancel_some(principal, thread_ids, waits, before_seq)
+
+    async def _cancel_some(
+        self, principal: Principal, thread_ids: list[UUID] | None, waits: bool, before_seq: int
+    ) -> int | None:
+        """Cancels the newest turns before a place; the place of the next ones, None: no more."""
         limit = asyncio.Semaphore(_CANCELS_AT_ONCE)
 
         async def cancel(turn_id: UUID) -> None:
@@ -178,39 +217,37 @@ class ThreadService:
                 with contextlib.suppress(TurnNotFound):  # another request deletes the thread
                     await self._cancels.cancel(principal, turn_id)
 
-        database = self._database.for_tenant(principal)
-        is_more = True
-        while is_more:
-            rows = await database.fetch_many(
-                "find_active_turns_of_user",
-                principal.tenant_id,
-                principal.user_id,
-                thread_ids,
-                _CANCEL_PAGE,
-            )
-            is_more = len(rows) == _CANCEL_PAGE
+        rows = await self._database.for_tenant(principal).fetch_many(
+            "find_active_turns_of_user",
+            principal.tenant_id,
+            principal.user_id,
+            thread_ids,
+            waits,
+            before_seq,
+            _CANCEL_PAGE,
+        )
+        try:
             async with asyncio.TaskGroup() as group:
                 for row in rows:
                     group.create_task(cancel(row["id"]))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors  # as if it had been alone
+        return rows[-1]["accept_seq"] if len(rows) == _CANCEL_PAGE else None
 
     async def _hide_all_if_idle(
-        self, principal: Principal, thread_ids: list[UUID] | None
+        self, principal: Principal, thread_ids: list[UUID]
     ) -> tuple[int, UUID | None]:
         """Hides the threads unless a turn came in between; that turn's id then."""
         tenant_id, user_id = principal.tenant_id, principal.user_id
 
         async def hide(transaction: Transaction) -> tuple[int, UUID | None]:
-            ids = thread_ids
-            if ids is None:
-                rows = await transaction.fetch_many("list_thread_ids", tenant_id, user_id)
-                ids = [row["id"] for row in rows]
-            await transaction.fetch_one("lock_threads", tenant_id, user_id, ids)
+            await transaction.fetch_one("lock_threads", tenant_id, user_id, thread_ids)
             active = await transaction.fetch_one(
-                "find_active_turns_of_user", tenant_id, user_id, thread_ids, 1
+                "find_active_turns_of_user", tenant_id, user_id, thread_ids, None, _LAST_SEQ, 1
             )
             if active is not None:
                 return 0, active["id"]
-            row = await transaction.fetch_one("delete_threads", tenant_id, user_id, ids)
+            row = await transaction.fetch_one("delete_threads", tenant_id, user_id, thread_ids)
             return (0 if row is None else row["deleted"]), None
 
         return await self._database.for_tenant(principal).run_in_transaction(hide)

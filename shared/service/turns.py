@@ -274,7 +274,7 @@ class TurnService:
         """The turn once it has ended or is parked anew, or as it is after `timeout_s`."""
         if turn.is_terminal:
             return turn
-        was_parked = turn.status is TurnStatus.AWAITING_APPROVAL
+        parked_count = turn.parked_count
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         async with self._hub.listen_for_end(turn.id) as ended:
@@ -283,10 +283,10 @@ class TurnService:
                 turn = await self.get(principal, turn.id)
                 left_s = deadline - loop.time()
                 is_parked = turn.status is TurnStatus.AWAITING_APPROVAL
-                is_news = turn.is_terminal or (is_parked and not was_parked)
+                # By count: it may have run between two looks, and asked for other calls.
+                is_news = turn.is_terminal or (is_parked and turn.parked_count != parked_count)
                 if is_news or left_s <= 0 or self._hub.is_draining:
                     return turn
-                was_parked = is_parked
                 try:
                     async with asyncio.timeout(min(left_s, END_POLL_S)):
                         await ended.wait()

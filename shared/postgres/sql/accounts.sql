@@ -13,10 +13,11 @@ on conflict (id) do update set name = excluded.name
 returning id, slug;
 
 -- name: find_tenant :one engine
--- A tenant by its short name or its id. $1 short name or id   -- scope: system
+-- A tenant by its short name or its id; the short name goes first. $1 short name  $2 id?
+-- -- scope: system
 select n.id, n.name, n.slug, n.disabled_at
 from tenants n
-where n.slug = $1 or n.id::text = $1
+where n.slug = $1 or n.id = $2::uuid
 order by n.slug = $1 desc
 limit 1;
 
@@ -72,8 +73,15 @@ where u.id = $1
 returning u.id;
 
 -- name: set_password :one engine
--- A user's new password; every session ends, for one of them may be why it is changed.
--- $1 user  $2 hash   -- scope: system
+-- A user's new password. $1 user  $2 hash   -- scope: system
+update users u
+set password_hash = $2
+where u.id = $1
+returning u.id;
+
+-- name: end_sessions :one engine
+-- Ends every session of a user; how many. After `set_password` in its transaction, and no part of it:
+-- a session that begins meanwhile is seen by a later statement only. $1 user   -- scope: system
 with ended as (
     update api_keys k
     set revoked_at = now()
@@ -81,10 +89,7 @@ with ended as (
         and k.tenant_id = (select u.tenant_id from users u where u.id = $1)
     returning k.id
 )
-update users u
-set password_hash = $2
-where u.id = $1
-returning u.id, (select count(*) from ended) as ended;
+select count(*) as ended from ended;
 
 -- name: set_limit :one engine
 -- How many turns of a concurrency key may run at once. $1 tenant  $2 key  $3 most

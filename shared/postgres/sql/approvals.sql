@@ -144,13 +144,21 @@ returning t.*;
 -- name: cancel_expired_approvals :many engine
 -- Ends parked turns on whose tool calls nobody has decided in time. $1 most  $2 error message
 -- -- scope: system
+-- Threads of regenerating turns are locked first, by id, as in `expire_turns`.
 with due as materialized (
-    select d.id
+    select d.id, d.thread_id, d.replaced_turn_id
     from turns d
     where d.status in ({sources:resume}) and d.expires_at <= now()
     order by d.expires_at
     limit $1
     for no key update skip locked
+),
+held as materialized (
+    select th.id
+    from threads th
+    where th.id = any(array(select due.thread_id from due where due.replaced_turn_id is not null))
+    order by th.id
+    for no key update
 ),
 cancelled as (
     update turns t
@@ -164,7 +172,7 @@ cancelled as (
         ended_at = now(),
         updated_at = now()
     from due
-    where t.id = due.id
+    where t.id = due.id and (select count(*) from held) >= 0
     returning t.*
 ),
 billed as (

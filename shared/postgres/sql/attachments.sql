@@ -88,16 +88,24 @@ limit $5;
 
 -- name: delete_attachment :one tenant
 -- Hides an attachment, and counts it no more. $1 attachment  $2 tenant  $3 user
-with gone as (
+-- Locks the thread first, then the attachment, as whoever attaches.
+with held as materialized (
+    select th.id
+    from threads th
+    where th.id = (
+            select at.thread_id
+            from attachments at
+            where at.id = $1 and (at.tenant_id = $2 and at.deleted_at is null) is true
+        )
+        and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
+    for no key update
+),
+gone as (
     update attachments at
     set deleted_at = now(), updated_at = now()
+    from held
     where at.id = $1
-        and (at.tenant_id = $2 and at.deleted_at is null) is true
-        and (
-            select th.user_id = $3 and th.deleted_at is null
-            from threads th
-            where th.id = at.thread_id
-        ) is true
+        and (at.thread_id = held.id and at.tenant_id = $2 and at.deleted_at is null) is true
     returning at.id, at.thread_id
 ),
 counted as (

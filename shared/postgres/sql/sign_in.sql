@@ -38,7 +38,15 @@ where a.account = $1;
 -- name: add_session :one engine
 -- A session, in place of the one the browser had. Sessions of the user that are long over go, and of
 -- too many the oldest. $1 id $2 tenant $3 user $4 hash $5 shown $6 seconds $7 hash of the old $8 most
-with gone as (
+-- $9 hash of the password that was checked; no row = the user has another one by now. The lock makes
+-- whoever changes it (`set_password`) wait, and see this session among those to end.
+with known as materialized (
+    select u.id
+    from users u
+    where u.id = $3 and (u.tenant_id = $2 and u.password_hash = $9) is true
+    for share
+),
+gone as (
     delete from api_keys k
     where k.tenant_id = $2 and k.user_id = $3 and k.token_type = 'session'
         and (
@@ -59,9 +67,11 @@ replaced as (
     update api_keys k
     set revoked_at = now()
     where k.key_hash = $7 and k.token_type = 'session' and k.revoked_at is null
+        and exists (select from known)
 )
 insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name, token_type, expires_at)
-values ($1, $2, $3, $4, $5, 'Sign-in', 'session', now() + make_interval(secs => $6))
+select $1, $2, n.id, $4, $5, 'Sign-in', 'session', now() + make_interval(secs => $6)
+from known n
 returning id, expires_at;
 
 -- name: end_session :one engine
@@ -72,12 +82,25 @@ where k.id = $1 and k.token_type = 'session'
 returning k.id;
 
 -- name: find_subject :one engine
--- Whom a provider's token names. $1 short name or id of the tenant  $2 subject   -- scope: system
+-- Whom a provider's token names. $1 short name of the tenant  $2 its id?  $3 subject
+-- -- scope: system
+-- Two halves, each with an index; the short name goes first.
 select n.id as tenant_id, u.id, u.disabled_at is not null as is_disabled
-from tenants n
-left join users u on u.tenant_id = n.id and u.subject = $2
-where (n.slug = $1 or n.id::text = $1) and n.disabled_at is null
-order by n.slug = $1 desc
+from (
+    (
+        select named.id, true as is_named
+        from tenants named
+        where named.slug = $1 and (named.disabled_at is null) is true
+    )
+    union all
+    (
+        select meant.id, false
+        from tenants meant
+        where meant.id = $2::uuid and (meant.disabled_at is null) is true
+    )
+) n
+left join users u on u.tenant_id = n.id and u.subject = $3
+order by n.is_named desc
 limit 1;
 
 -- name: add_subject :one engine

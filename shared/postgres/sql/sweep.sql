@@ -107,6 +107,23 @@ limit $1;
 
 -- name: expire_turns :many engine
 -- Ends turns that never started within their queue time. $1 most   -- scope: system
+-- What a regenerating turn had hidden comes back (`settle_replacement`), which writes to its thread:
+-- those are locked before, by id, as accepts do.
+with due as materialized (
+    select d.id, d.thread_id, d.replaced_turn_id
+    from turns d
+    where d.status in ({sources:expire}) and d.expires_at <= now() and d.started_at is null
+    order by d.expires_at
+    limit $1
+    for update skip locked
+),
+held as materialized (
+    select th.id
+    from threads th
+    where th.id = any(array(select due.thread_id from due where due.replaced_turn_id is not null))
+    order by th.id
+    for no key update
+)
 update turns t
 set status = {target:expire},
     attempt = t.attempt + 1,
@@ -115,15 +132,8 @@ set status = {target:expire},
     error_message = 'The turn was not started within its queue time',
     ended_at = now(),
     updated_at = now()
-from (
-    select d.id
-    from turns d
-    where d.status in ({sources:expire}) and d.expires_at <= now() and d.started_at is null
-    order by d.expires_at
-    limit $1
-    for update skip locked
-) due
-where t.id = due.id
+from due
+where t.id = due.id and (select count(*) from held) >= 0
 returning t.*;
 
 -- name: purge_idempotency_keys :one engine

@@ -93,11 +93,20 @@ where th.id = $1
 returning th.id;
 
 -- name: list_thread_ids :many tenant
--- All threads of one user. $1 tenant  $2 user
-select th.id
+-- Threads of one user, least active first, behind a place, that there were at a time.
+-- $1 tenant  $2 user  $3 at?  $4 id?  $5 time, null: now  $6 most
+select
+    th.id, coalesce(th.last_message_at, th.created_at) as active_at,
+    coalesce($5::timestamptz, now()) as began_at
 from threads th
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
-order by coalesce(th.last_message_at, th.created_at) desc, th.id desc;
+    and (coalesce(th.last_message_at, th.created_at), th.id) > (
+        coalesce($3::timestamptz, '-infinity'),
+        coalesce($4::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+    and (th.created_at <= coalesce($5::timestamptz, now())) is true
+order by coalesce(th.last_message_at, th.created_at), th.id
+limit $6;
 
 -- name: lock_threads :one tenant
 -- Lets no turn be accepted in these threads until the commit; those that are not the user's are left
@@ -113,15 +122,20 @@ with locked as materialized (
 select count(*) as threads from locked having count(*) > 0;
 
 -- name: find_active_turns_of_user :many tenant
--- Turns that are not over in these threads, those that wait first. $1 tenant  $2 user
--- $3 threads, null: all of the user  $4 most
-select t.id
+-- Turns that are not over in these threads, newest first. $1 tenant  $2 user
+-- $3 threads, null: all of the user  $4 whether they wait, null: either  $5 before accept_seq  $6 most
+select t.id, t.accept_seq
 from turns t
 where t.tenant_id = $1 and t.status in ({active})
-    and (t.user_id = $2 and ($3::uuid[] is null or t.thread_id = any($3))) is true
+    and (
+        t.user_id = $2
+        and t.accept_seq < $5
+        and ($3::uuid[] is null or t.thread_id = any($3))
+        and ($4::boolean is null or (t.status in ({sources:claim})) = $4)
+    ) is true
     and (select th.deleted_at is null from threads th where th.id = t.thread_id)
-order by (t.status in ({sources:claim})) desc, t.accept_seq desc
-limit $4;
+order by t.accept_seq desc
+limit $6;
 
 -- name: delete_threads :one tenant
 -- Hides threads and all that hangs on them; how many, no row = none. $1 tenant  $2 user  $3 threads

@@ -16,11 +16,14 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from shared.service.accounts import (
+    find_tenant,
     revoke_api_key,
     set_subject,
     set_tenant_disabled,
     set_user_disabled,
 )
+from shared.service.api_keys import create_tenant, find_principal
+from shared.service.identity_provider import Identity
 from shared.service.users import MAX_TOKENS
 from shared.settings import Settings
 from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer
@@ -285,6 +288,35 @@ async def test_a_token_of_the_provider_is_its_user(
         for claims in ({"org": "nowhere"}, {"org": other}, {"org": slug, "sub": "bob"}, {}):
             async with client_of(app, issuer.token(**claims)) as client:
                 assert (await client.get(ME)).status_code == 401
+
+
+async def test_a_tenant_is_named_by_its_short_name_or_by_its_id_as_it_is_written(
+    app: Starlette, user: User, admin: Any
+) -> None:
+    database, tenant_id = app.state.database, user.tenant_id
+    (row,) = await admin.fetch("select id from users")
+    await set_subject(database, row["id"], "ann")
+
+    async def find(tenant: str) -> UUID | None:
+        identity = Identity(tenant, "ann", None, None, time.time() + 60)
+        found = await find_principal(database, identity, False)
+        return None if found is None else found.user_id
+
+    names = (await admin.fetchval("select slug from tenants"), str(tenant_id))
+    for name in names:
+        assert await find(name) == row["id"]
+        assert (await find_tenant(database, name))["id"] == tenant_id  # type: ignore[index]
+    for name in (str(tenant_id).upper(), tenant_id.hex, f"{{{tenant_id}}}", "", "no such"):
+        assert await find(name) is None
+        assert await find_tenant(database, name) is None
+    other = await create_tenant(database, "Other")
+    await admin.execute("update tenants set slug = $2 where id = $1", other, str(tenant_id))
+    assert await find(str(tenant_id)) is None, "the short name goes first"
+    await set_tenant_disabled(database, other, True)
+    assert await find(str(tenant_id)) == row["id"]
+    await set_tenant_disabled(database, tenant_id, True)
+    for name in names:
+        assert await find(name) is None
 
 
 async def test_users_are_made_when_that_is_wanted_and_take_over_nobody(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import pytest
 from starlette.applications import Starlette
 
+from shared.errors import PostgresUnavailable
 from shared.ids import new_id
+from shared.service import threads as threads_module
 from tests.fixtures.system import StartWorker
 from tests.fixtures.waiting import wait_until
 from tests.integration.api_turns.conftest import AddUser, User
@@ -153,6 +158,7 @@ async def test_it_is_all_or_nothing(
     async def submit_instead(principal: Any, turn_ids: Any) -> None:
         await wait_until(is_accepted, "a turn is accepted")
 
+    await submit_instead(None, None)
     monkeypatch.setattr(app.state.threads, "_cancel_active", submit_instead)
     refused = await user.post(URL, json={"threadIds": threads})
     assert refused.status_code == 409
@@ -171,3 +177,77 @@ async def test_two_at_once_count_each_thread_once(user: User, start_worker: Star
         ]
     assert sum(task.result() for task in tasks) == 20
     assert await ids(user) == set()
+
+
+@pytest.fixture
+async def rival(database_url: str) -> AsyncIterator[Any]:
+    """A transaction under way on a connection of its own."""
+    connection = await asyncpg.connect(database_url)
+    async with connection.transaction():
+        yield connection
+    await connection.close()
+
+
+async def test_all_are_hidden_in_commits_of_their_own(
+    user: User, rival: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads_module, "_DELETE_PAGE", 5)
+    threads = [await user.thread() for _ in range(12)]
+    await rival.execute("select from threads where id = $1 for update", UUID(threads[11]))
+    stopped = await user.post(URL, json={"all": True})
+    assert stopped.status_code == 503
+    assert stopped.headers["retry-after"]
+    assert await ids(user) == set(threads[10:]), "what came before the locked one is done"
+    await rival.execute("commit; begin")
+    assert await delete(user, {"all": True}) == 2
+
+
+async def test_all_ends_where_threads_keep_coming(
+    app: Starlette, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads_module, "_DELETE_PAGE", 2)
+    delete_page = app.state.threads._delete_page
+    made: set[str] = set()
+
+    async def come_meanwhile(*args: Any) -> Any:
+        made.add(await user.thread())
+        return await delete_page(*args)
+
+    monkeypatch.setattr(app.state.threads, "_delete_page", come_meanwhile)
+    for _ in range(3):
+        await user.thread()
+    assert await delete(user, {"all": True}) == 3
+    assert await ids(user) == made
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_turns_that_do_not_end_are_not_cancelled_without_end(
+    app: Starlette, user: User, everything: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads_module, "_CANCEL_PAGE", 2)
+    asked: list[UUID] = []
+
+    async def do_nothing(_: Any, turn_id: UUID) -> None:
+        asked.append(turn_id)
+
+    monkeypatch.setattr(app.state.threads._cancels, "cancel", do_nothing)
+    thread = await user.thread()
+    turns = {UUID((await user.submit(thread)).json()["id"]) for _ in range(5)}
+    body = {"all": True} if everything else {"threadIds": [thread]}
+    async with asyncio.timeout(20):
+        refused = await user.post(URL, json=body)
+    assert refused.status_code == 409
+    tries = threads_module._DELETE_TRIES + everything
+    assert {turn: asked.count(turn) for turn in asked} == dict.fromkeys(turns, tries)
+
+
+async def test_a_postgres_that_goes_away_while_turns_are_cancelled_is_a_503(
+    app: Starlette, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def vanish(*_: Any) -> None:
+        raise PostgresUnavailable
+
+    monkeypatch.setattr(app.state.threads._cancels, "cancel", vanish)
+    thread = await user.thread()
+    await user.submit(thread)
+    assert (await user.post(URL, json={"threadIds": [thread]})).status_code == 503

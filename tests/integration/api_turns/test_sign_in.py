@@ -8,17 +8,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
 from starlette.applications import Starlette
 
 from api.app import create_app
 from shared.ids import new_id
+from shared.postgres.queries import sql
 from shared.service.accounts import set_password, set_tenant_disabled, set_user_disabled
 from shared.service.api_keys import create_tenant, create_user
 from shared.service.passwords import MAX_WAITING, Passwords, hash_password
 from shared.service.sign_in import MAX_SESSIONS
 from shared.settings import Settings
+from tests.fixtures.waiting import wait_until
 
 PASSWORD = "correct horse battery"
 OWN = {"sec-fetch-site": "same-origin"}
@@ -264,6 +267,46 @@ async def test_sessions_do_not_pile_up(app: Starlette, ann: UUID, tenant: UUID, 
     assert await admin.fetchval("select count(*) from api_keys") <= MAX_SESSIONS
     await set_password(app.state.database, ann, HASHED)
     assert not await admin.fetchval("select count(*) from api_keys where revoked_at is null")
+
+
+async def test_no_session_begins_with_a_password_that_is_changed_meanwhile(
+    app: Starlette, ann: UUID, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = hash_password("another battery")
+    passwords = app.state.sign_in._passwords
+    is_right = passwords.is_right
+
+    async def change_meanwhile(stored: str | None, password: str) -> bool:
+        found: bool = await is_right(stored, password)
+        await set_password(app.state.database, ann, other)
+        return found
+
+    async with browser(app) as client:
+        assert (await sign_in(client)).status_code == 204
+        monkeypatch.setattr(passwords, "is_right", change_meanwhile)
+        assert (await sign_in(client)).status_code == 401
+    assert await admin.fetchval("select count(*) from api_keys") == 1
+
+
+async def test_a_new_password_ends_a_session_that_begins_at_that_moment(
+    app: Starlette, tenant: UUID, ann: UUID, admin: Any, database_url: str
+) -> None:
+    stored = await admin.fetchval("select password_hash from users where id = $1", ann)
+    rival = await asyncpg.connect(database_url)
+    try:
+        async with rival.transaction():
+            begun = await rival.fetch(
+                sql("add_session", "engine"),
+                new_id(), tenant, ann, b"hash", "shown", 100.0, None, MAX_SESSIONS, stored,
+            )  # fmt: skip
+            assert len(begun) == 1
+            changing = asyncio.create_task(set_password(app.state.database, ann, HASHED))
+            waiting = "select exists (select from pg_locks where not granted)"
+            await wait_until(lambda: admin.fetchval(waiting), "the change waits")
+        assert await changing == 1
+    finally:
+        await rival.close()
+    assert await admin.fetchval("select revoked_at is not null from api_keys")
 
 
 async def test_the_loop_goes_on_while_passwords_are_tried() -> None:

@@ -105,6 +105,7 @@ BY_KEY = {
     "find_active_turns_of_user": {"turns_line", "threads_pkey"},
     "add_partial_text": {"turns_pkey", "threads_pkey"},
     "find_api_key": {"api_keys_key_hash_key", "users_pkey", "tenants_pkey"},
+    "find_subject": {"tenants_slug", "tenants_pkey", "users_by_subject"},
     "list_valid_credentials": {"api_keys_pkey", "users_pkey", "tenants_pkey"},
     "get_me": {"users_pkey", "tenants_pkey", "api_keys_pkey"},
     "list_access_tokens": {"api_keys_by_user"},

@@ -181,9 +181,11 @@ ASKS: dict[str, Arguments] = {
     ),
     "lock_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
     "lock_threads": lambda who, its: (who.tenant_id, who.user_id, [its.thread]),
-    "find_active_turns_of_user": lambda who, its: (who.tenant_id, who.user_id, [its.thread], 9),
+    "find_active_turns_of_user": lambda who, its: (
+        who.tenant_id, who.user_id, [its.thread], None, 2**63 - 1, 9,
+    ),
     "delete_threads": lambda who, its: (who.tenant_id, who.user_id, [its.thread]),
-    "list_thread_ids": lambda who, its: (who.tenant_id, who.user_id),
+    "list_thread_ids": lambda who, its: (who.tenant_id, who.user_id, None, None, None, 9),
     "find_newest_message": lambda who, its: (who.tenant_id, its.thread),
     "find_exchange": lambda who, its: (who.tenant_id, its.thread, its.message),
     "find_silent_cancel": lambda who, its: (its.thread, who.tenant_id, who.user_id, 30.0),

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from shared.errors import PostgresBusy
 from shared.ids import new_id
 from shared.postgres.batches import columns
 from shared.postgres.pool import Database
@@ -172,7 +173,7 @@ async def test_rival_claimers_never_pass_the_limit_nor_the_order(
             batch = sorted(chance.sample(wanted, min(len(wanted), 6)))
             try:
                 rows = await desk.database.fetch_many("claim_turns", batch, name, 60.0)
-            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+            except (asyncpg.UniqueViolationError, PostgresBusy):
                 continue
             for row in rows:
                 running.add(row["id"])

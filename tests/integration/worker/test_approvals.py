@@ -322,6 +322,26 @@ async def test_of_two_who_say_the_same_at_once_both_are_right(
         assert (await apis[0].end_of(turn)).attempt == 2
 
 
+# -- waiting
+
+
+async def test_who_waits_at_a_parked_turn_hears_that_it_is_parked_anew(
+    api: Api, make_turn: MakeTurn, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was decided, ran and asked again between two looks."""
+    monkeypatch.setattr("shared.service.turns.END_POLL_S", 0.05)
+    submitted = await api.submit(make_turn())
+    park = "update turns set status = 'awaiting_approval', slot = 1, parked_count = $1"
+    await admin.execute(park, 1)
+    turn = await parked(api, submitted)
+    assert (await api.turns.wait(who(turn), turn, 0.3)).parked_count == 1, "that is no news"
+    waiting = asyncio.create_task(api.turns.wait(who(turn), turn, 60))
+    await wait_until(lambda: api.hub._awaited_ends, "it waits")
+    await admin.execute(park, 2)
+    async with asyncio.timeout(20):
+        assert (await waiting).parked_count == 2
+
+
 # -- time
 
 

@@ -48,12 +48,12 @@ async def test_many_ask_once_and_again_when_it_is_old() -> None:
         await asyncio.sleep(0)
         return len(asked)
 
-    for_good: Recent[str, int] = Recent(load, good_for_s=math.inf)
+    for_good: Recent[str, int] = Recent(load, good_for_s=math.inf, size_of=int)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(for_good.get("a")) for _ in range(5)]
     assert {task.result() for task in tasks} == {1}
     assert await for_good.get("a") == 1
-    never: Recent[str, int] = Recent(load, good_for_s=0)
+    never: Recent[str, int] = Recent(load, good_for_s=0, size_of=int)
     assert await never.get("a") == 2
     assert await never.get("a") == 3
 
@@ -67,7 +67,26 @@ async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
         return 7
 
     outcomes: list[int] = []
-    recent: Recent[str, int] = Recent(load, good_for_s=math.inf)
+    recent: Recent[str, int] = Recent(load, good_for_s=math.inf, size_of=int)
     with pytest.raises(KeyError):
         await recent.get("a")
     assert await recent.get("a") == 7
+
+
+async def test_what_is_kept_is_bounded_by_its_size() -> None:
+    asked: list[int] = []
+
+    async def load(size: int) -> int:
+        asked.append(size)
+        return size
+
+    recent: Recent[int, int] = Recent(load, good_for_s=math.inf, size_of=int, max_bytes=100)
+    for size in (40, 50, 40, 20, 40, 50):
+        assert await recent.get(size) == size
+    assert asked == [40, 50, 20, 50], "the one unused for longest went"
+    assert await recent.get(101) == 101
+    assert (recent._kept_bytes, len(recent._kept)) == (0, 0), "too large to be kept at all"
+    again: Recent[int, int] = Recent(load, good_for_s=0, size_of=int, max_bytes=100)
+    for _ in range(5):
+        await again.get(40)
+    assert again._kept_bytes == 40
