@@ -10,16 +10,33 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from shared.errors import IdentityProviderUnavailable, NotAuthenticated
 from shared.service import provider_keys
-from shared.service.identity_provider import IdentityProvider
+from shared.service.identity_provider import Identity, IdentityProvider
 from shared.service.provider_keys import ProviderKeys, parse_keys
 from shared.settings import Settings
-from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer, to_jwk
+from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer, encode, to_jwk
 
 ISSUED = Issuer()
 BAD = ISSUED.bad_tokens()
+ELLIPTIC = to_jwk(ec.generate_private_key(ec.SECP256R1()), "e")
+EDWARDS = to_jwk(ed25519.Ed25519PrivateKey.generate(), "d")
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=5,
+)
+HEADERS = st.dictionaries(st.sampled_from(["typ", "kid", "crit", "b64", "cty", "jwk"]), ANYTHING)
+CLAIMS = st.dictionaries(
+    st.sampled_from(
+        ["exp", "nbf", "iat", "iss", "aud", "sub", "jti", "email", "email_verified", "name", "org"]
+    ),
+    ANYTHING,
+)
 
 
 def settings(**changes: Any) -> Settings:
@@ -79,6 +96,37 @@ async def test_clocks_may_differ_by_a_minute() -> None:
 async def test_a_bad_token(name: str) -> None:
     with pytest.raises(NotAuthenticated):
         await provider().verify(BAD[name])
+
+
+@hypothesis_settings(max_examples=50)
+@given(st.builds(dict.__or__, HEADERS, st.fixed_dictionaries({"alg": st.just("RS256") | ANYTHING})))
+@example({"alg": []})
+@example({"alg": {}})
+@example({"alg": "RS256", "typ": [[[]]]})
+def test_no_header_is_more_than_refused(header: dict[str, Any]) -> None:
+    """Nobody has signed it: the caller may write there what they like."""
+    unsigned = f"{encode(header)}.{encode(ISSUED.claims())}.x"
+    with pytest.raises(NotAuthenticated):
+        asyncio.run(provider().verify(unsigned))
+
+
+@hypothesis_settings(max_examples=50)
+@given(HEADERS, CLAIMS)
+@example({}, {"exp": 10**400})
+@example({}, {"exp": -(10**400)})
+@example({}, {"exp": float("nan")})
+@example({}, {"exp": float("inf")})
+@example({}, {"exp": True})
+def test_whatever_was_signed_is_a_verdict(header: dict[str, Any], changes: dict[str, Any]) -> None:
+    token = ISSUED.sign({"alg": "RS256", "kid": "k1"} | header, ISSUED.claims() | changes)
+    try:
+        who = asyncio.run(provider().verify(token))
+    except NotAuthenticated:
+        return
+    assert isinstance(who, Identity)
+    assert who.expires_at <= time.time() + 86_400 + 120
+    for text in (who.subject, who.email, who.name):
+        assert text is None or (text.isprintable() and 0 < len(text) <= 255)
 
 
 async def test_the_tenant_by_a_claim() -> None:
