@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import hmac
 import re
 import secrets
@@ -19,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -302,13 +304,12 @@ async def find_principal(
     """The user whom a provider's token names, made when that is wanted; None: there is none."""
     row = await database.fetch_one("find_subject", identity.tenant, identity.subject)
     if row is not None and row["id"] is None and makes_users:
-        email = identity.email or identity.subject
         made = await database.fetch_one(
             "add_subject",
             new_id(),
             row["tenant_id"],
-            email,
-            identity.name or email,
+            identity.email or _no_address_of(identity),
+            identity.name or identity.email or identity.subject,
             identity.subject,
         )
         # Not made: another request was quicker, or the address is another user's. Who takes over an
@@ -319,6 +320,15 @@ async def find_principal(
         return None
     user_id = row["id"]
     return Principal(row["tenant_id"], user_id, user_id, identity.expires_at)
+
+
+def _no_address_of(identity: Identity) -> str:
+    """What stands for the address of who has none: always the same, and nobody's (RFC 2606).
+
+    Hashed, because subjects may be long, differ in case only, or look like an address themselves.
+    """
+    host = urlsplit(identity.issuer).hostname or "issuer"
+    return f"{hashlib.sha256(identity.subject.encode()).hexdigest()[:32]}@{host}.invalid"
 
 
 async def create_tenant(database: Database | Transaction, name: str) -> UUID:

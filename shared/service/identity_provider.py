@@ -31,9 +31,11 @@ _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 class Identity:
     """Whom a token names. `tenant` is a short name or an id; `expires_at` includes the leeway."""
 
+    issuer: str
     tenant: str
     subject: str
     email: str | None
+    """One that the provider has verified: anybody may call themselves by any other."""
     name: str | None
     expires_at: float
 
@@ -116,10 +118,12 @@ class IdentityProvider:
         subject = _text_of(claims["sub"])
         if tenant is None or subject is None:
             raise NotAuthenticated("sub or tenant")
+        is_verified = claims.get("email_verified") is True
         return Identity(
+            issuer=claims["iss"],
             tenant=tenant,
             subject=subject,
-            email=_text_of(claims.get("email")),
+            email=_text_of(claims.get("email")) if is_verified else None,
             name=_text_of(claims.get("name")),
             expires_at=float(expires_at) + LEEWAY_S,
         )

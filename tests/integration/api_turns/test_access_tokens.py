@@ -294,16 +294,46 @@ async def test_users_are_made_when_that_is_wanted_and_take_over_nobody(
     app = create_app(trusting(settings, tmp_path, jwt_auto_provision=True))
     async with app.router.lifespan_context(app):
         known = await admin.fetchval("select email from users")
-        thief = issuer.token(sub="thief", org=tenant_id, email=known.upper())
+        thief = issuer.token(sub="thief", org=tenant_id, email=known.upper(), email_verified=True)
         async with client_of(app, thief) as client:
             assert (await client.get(ME)).status_code == 401
-        token = issuer.token(sub="eve", org=tenant_id, email="eve@example.org", name="Eve")
+        token = issuer.token(
+            sub="eve", org=tenant_id, email="eve@example.org", email_verified=True, name="Eve"
+        )
         async with client_of(app, token) as client:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(client.get(ME)) for _ in range(5)]
             assert {task.result().status_code for task in tasks} == {200}
             assert tasks[0].result().json()["user"]["email"] == "eve@example.org"
         assert await admin.fetchval("select count(*) from users") == 2
+
+
+async def test_nobody_is_made_under_an_address_that_was_not_verified(
+    settings: Settings, issuer: Issuer, tmp_path: Path, user: User
+) -> None:
+    """Neither a claim nor a subject that looks like one occupies another person's address."""
+    app = create_app(trusting(settings, tmp_path, jwt_auto_provision=True))
+    org, boss = str(user.tenant_id), "boss@example.org"
+    seen = set()
+    async with app.router.lifespan_context(app):
+        for claims in (
+            {"sub": "a", "email": boss},
+            {"sub": "A", "email": boss, "email_verified": False},
+            {"sub": "b", "email": boss, "email_verified": "true"},
+            {"sub": "c" * 255, "email": boss, "email_verified": 1},
+            {"sub": boss},
+        ):
+            async with client_of(app, issuer.token(org=org, **claims)) as client:
+                answer = await client.get(ME)
+                assert answer.status_code == 200, claims
+                email = answer.json()["user"]["email"]
+                assert email.endswith("@issuer.example.invalid")
+                assert len(email) <= 320
+                seen.add(email)
+        assert len(seen) == 5
+        owner = issuer.token(org=org, sub="boss", email=boss, email_verified=True)
+        async with client_of(app, owner) as client:
+            assert (await client.get(ME)).json()["user"]["email"] == boss
 
 
 async def test_a_stream_ends_with_the_token_that_opened_it(

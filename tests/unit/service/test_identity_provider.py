@@ -78,7 +78,10 @@ def provider(**changes: Any) -> IdentityProvider:
 
 async def test_a_good_token() -> None:
     now = int(time.time())
-    token = ISSUED.token(exp=now + 60, email="ann@acme.example", name="Ann", aud=["x", AUDIENCE])
+    token = ISSUED.token(
+        exp=now + 60, email="ann@acme.example", email_verified=True, name="Ann",
+        aud=["x", AUDIENCE],
+    )  # fmt: skip
     who = await provider().verify(token)
     assert (who.tenant, who.subject, who.email, who.name) == (
         "acme", "ann", "ann@acme.example", "Ann",
