@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from typing import Any
@@ -179,6 +180,77 @@ def test_only_strong_public_keys_for_signatures_are_taken() -> None:
     for wrong in (b"", b"[]", b"{}", b'{"keys": 1}', b" " * (provider_keys.MAX_BYTES + 1)):
         with pytest.raises(ValueError):  # noqa: PT011 - any of its kinds
             parse_keys(wrong)
+
+
+@hypothesis_settings(max_examples=50)
+@given(
+    st.sampled_from(["kty", "kid", "use", "key_ops", "alg", "crv", "n", "e", "x", "y"]),
+    ANYTHING,
+)
+@example("key_ops", None)
+@example("key_ops", 1)
+@example("alg", [])
+@example("kty", {})
+def test_an_odd_entry_is_left_out_and_the_others_stay(name: str, value: Any) -> None:
+    good = to_jwk(ISSUED.private, "good")
+    entries = [{**jwk, name: value} for jwk in (good, ELLIPTIC, EDWARDS)]
+    found = parse_keys(json.dumps({"keys": [*entries, good]}).encode())
+    assert found[-1].id == "good"
+    assert {known.algorithm for known in found} <= {"RS256", "ES256", "EdDSA"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"", b"\r\n", b"not HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"HTTP/1.1 200 " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nz\r\n",
+        b"HTTP/1.1 500 no\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 no\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull",
+    ],
+)  # fmt: skip
+async def test_whatever_a_server_says_the_old_keys_go_on(answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        fetch = provider_keys.source_of(
+            settings(jwt_jwks_file=None, jwt_jwks_url=f"http://127.0.0.1:{port}/")
+        )
+        await check_that_the_old_keys_go_on(fetch)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, TimeoutError, RuntimeError])
+async def test_no_error_of_a_reading_is_its_last(error: type[Exception]) -> None:
+    async def fail() -> bytes:
+        raise error
+
+    await check_that_the_old_keys_go_on(fail)
+
+
+async def check_that_the_old_keys_go_on(broken: provider_keys.Source) -> None:
+    clock, sources = Clock(), [Published(ISSUED.key_set()), broken, Published(ISSUED.key_set())]
+    read: list[int] = []
+
+    async def source() -> bytes:
+        read.append(len(read))
+        return await sources[read[-1]]()
+
+    lost: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    keys = ProviderKeys(source, clock)
+    assert await keys.find("RS256", "k1") is not None
+    for number in (2, 3):
+        clock.now += provider_keys.LEARN_EVERY_S
+        assert await keys.find("RS256", "unknown") is None
+        assert len(read) == number
+        assert await keys.find("RS256", "k1") is not None
+    gc.collect()
+    assert not lost, "no task fails unseen"
 
 
 async def test_a_new_key_is_learnt_and_invented_ones_ask_nobody() -> None:
