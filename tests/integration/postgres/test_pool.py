@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from shared.errors import PostgresUnavailable
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
-from shared.turn.model import NewTurn
+from shared.turn.model import NewTurn, Principal
 from tests.fixtures.proxy import open_link, postgres_dsn_through, postgres_upstream
 from tests.fixtures.system import MakeTurn
 from tests.fixtures.waiting import wait_until
@@ -70,6 +71,19 @@ async def test_a_failed_transaction_leaves_nothing(
     with pytest.raises(KeyError):
         await database.run_in_transaction(work)
     assert await admin.fetchval("select count(*) from turns") == 0
+
+
+async def test_an_argument_that_cannot_be_sent_is_no_absence(
+    database: Database, principal: Principal
+) -> None:
+    """The driver refuses it, as Postgres would have: the next caller is served."""
+    with pytest.raises(asyncpg.DataError):
+        await database.fetch_one("revoke_api_key", "not an id")
+    with pytest.raises(asyncpg.DataError):
+        await database.for_tenant(principal).fetch_many(
+            "list_access_tokens", principal.tenant_id, principal.user_id, None, 2**70
+        )
+    await database.ping()
 
 
 async def test_more_callers_than_connections_are_refused_in_time(database_url: str) -> None:
