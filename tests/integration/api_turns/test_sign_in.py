@@ -198,6 +198,21 @@ async def test_an_account_takes_ten_guesses_also_at_once(
         assert later.status_code == (204 if email.startswith("ann") else 401)
 
 
+async def test_no_spelling_of_an_address_is_counted_apart(
+    app: Starlette, add_person: AddPerson, tenant: UUID, admin: Any
+) -> None:
+    """Postgres makes an i of U+0130 and a k of U+212A, Python other letters."""
+    await add_person("Mik@example.org", tenant)
+    assert await admin.fetchval("select lower('M\u0130\u212a')") == "mik"
+    async with browser(app) as client:
+        for email in ("mik@example.org", " MIK@EXAMPLE.ORG "):
+            right = await client.post(LOGIN, json={"email": email, "password": PASSWORD})
+            assert right.status_code == 204, email
+        for email in ("m\u0130k@example.org", "mi\u212a@example.org", "m\u0131k@example.org"):
+            guess = {"email": email, "password": PASSWORD}
+            assert (await client.post(LOGIN, json=guess)).status_code == 401, email
+
+
 async def test_a_success_forgets_the_failures_and_old_windows_go(
     app: Starlette, ann: UUID, admin: Any
 ) -> None:
