@@ -1,7 +1,7 @@
 -- name: find_api_key :one engine
 -- The credential a hash stands for; no row where anything makes it invalid.
 -- $1 hash   -- scope: system
-select k.id, k.tenant_id, k.user_id, k.key_hash
+select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type
 from api_keys k
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id

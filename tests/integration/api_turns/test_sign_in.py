@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from api.app import create_app
 from shared.ids import new_id
 from shared.service.accounts import set_password, set_tenant_disabled, set_user_disabled
-from shared.service.api_keys import create_tenant, create_user
+from shared.service.api_keys import create_api_key, create_tenant, create_user
 from shared.service.passwords import MAX_WAITING, Passwords, hash_password
 from shared.service.sign_in import MAX_SESSIONS
 from shared.settings import Settings
@@ -97,6 +97,8 @@ async def test_a_cookie_is_no_key_and_a_key_no_cookie(app: Starlette, ann: UUID,
         for headers in (
             {"authorization": f"Bearer {secret}"},
             {"x-api-key": secret},
+            {"authorization": f"Bearer session:{secret}"},
+            {"x-api-key": f"session:{secret}"},
             {"cookie": f"vai_token={key}"},
             {"cookie": f"vai_token={secret}", "x-api-key": "wrong"},
             {"cookie": f"vai_token={secret}", "authorization": "Bearer wrong"},
@@ -107,6 +109,26 @@ async def test_a_cookie_is_no_key_and_a_key_no_cookie(app: Starlette, ann: UUID,
         answer = (await other.get(ME, headers=both)).json()
         assert answer["session"]["authMethod"] == "api_key"
         assert answer["session"]["tokenType"] == "api_key"
+
+
+async def test_what_is_hashed_like_a_session_is_none(
+    app: Starlette, ann: UUID, tenant: UUID
+) -> None:
+    """Whoever is asked for first: no cache takes the one for the other."""
+    async with browser(app, **OWN) as client, browser(app) as other:
+        await sign_in(client)
+        secret = client.cookies["vai_token"]
+        as_key = {"authorization": f"Bearer session:{secret}"}
+        assert (await other.get(ME, headers=as_key)).status_code == 401
+        assert (await client.get(ME)).status_code == 200
+        assert (await other.get(ME, headers=as_key)).status_code == 401
+        await create_api_key(
+            app.state.database, tenant_id=tenant, user_id=ann, name="odd",
+            pepper=app.state.sign_in._pepper, secret="session:vai_ses_odd",
+        )  # fmt: skip
+        odd = await other.get(ME, headers={"x-api-key": "session:vai_ses_odd"})
+        assert odd.status_code == 200
+        assert (await other.get(ME, headers={"cookie": "vai_token=vai_ses_odd"})).status_code == 401
 
 
 async def test_another_site_cannot_act_for_who_is_signed_in(app: Starlette, ann: UUID) -> None:
