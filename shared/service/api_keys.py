@@ -44,6 +44,7 @@ SECRET_PREFIX: Final = "vai_sk_"  # noqa: S105 - what all keys begin with
 TOKEN_PREFIX: Final = "vai_pat_"  # noqa: S105 - what all personal tokens begin with
 SESSION_PREFIX: Final = "vai_ses_"
 SESSION: Final = "session"
+API_KEY: Final = "api_key"
 _SHOWN_CHARS: Final = 12
 _SESSION: Final = b"session:"
 _BEARER: Final = b"Bearer "
