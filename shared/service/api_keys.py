@@ -329,8 +329,7 @@ async def find_principal(
         row = await database.fetch_one("find_subject", identity.tenant, identity.subject)
     if row is None or row["id"] is None or row["is_disabled"]:
         return None
-    user_id = row["id"]
-    return Principal(row["tenant_id"], user_id, user_id, identity.expires_at)
+    return Principal(row["tenant_id"], row["id"], row["subject_id"], identity.expires_at)
 
 
 def _no_address_of(identity: Identity) -> str:

@@ -14,7 +14,7 @@ where k.key_hash = $1
     and u.disabled_at is null and n.disabled_at is null;
 
 -- name: list_valid_credentials :many engine
--- Which of these may still be used: credentials of ours, and users whom a provider's token names.
+-- Which of these may still be used: credentials of ours, and users by a provider's subject.
 -- One question for all that a process has open. $1 credentials   -- scope: system
 select k.id
 from api_keys k
@@ -28,10 +28,10 @@ where k.id = any($1::uuid[])
     and (p.expires_at is null or p.expires_at > now())
     and u.disabled_at is null and n.disabled_at is null
 union all
-select u.id
+select u.subject_id
 from users u
 join tenants n on n.id = u.tenant_id
-where u.id = any($1::uuid[]) and u.subject is not null
+where u.subject_id = any($1::uuid[])
     and u.disabled_at is null and n.disabled_at is null;
 
 -- name: note_key_uses :exec engine

@@ -75,7 +75,7 @@ returning k.id;
 
 -- name: find_subject :one engine
 -- Whom a provider's token names. $1 short name or id of the tenant  $2 subject   -- scope: system
-select n.id as tenant_id, u.id, u.disabled_at is not null as is_disabled
+select n.id as tenant_id, u.id, u.subject_id, u.disabled_at is not null as is_disabled
 from tenants n
 left join users u on u.tenant_id = n.id and u.subject = $2
 where (n.slug = $1 or n.id::text = $1) and n.disabled_at is null

@@ -177,7 +177,6 @@ async def test_in_five_seconds_no_process_lets_a_dead_key_pass(
             secret = (await maker.post(TOKENS, json={"name": "child"})).json()["plaintext"]
         user.headers.update(bearer(secret))
     async with other_app.router.lifespan_context(other_app), client_of(other_app, secret) as other:
-        (row,) = await admin.fetch("select id, user_id, tenant_id from api_keys")
         assert (await other.get(ME)).status_code == 200
         key_id, database = row["id"], app.state.database
         began = time.monotonic()
@@ -410,6 +409,34 @@ async def test_a_stream_ends_with_the_token_that_opened_it(
             assert time.monotonic() - began < 5
             assert "stream.reconnect" in answer.text
             assert (await client.get(ME)).status_code == 401
+
+
+@pytest.mark.parametrize("successor", ["bob", "back\\slash \u00fc"])
+async def test_a_stream_ends_when_its_subject_is_nobody_any_more(
+    settings: Settings, issuer: Issuer, tmp_path: Path, user: User, admin: Any, successor: str
+) -> None:
+    turn_id = (await user.submit(await user.thread())).json()["id"]
+    user_id, org = await admin.fetchval("select user_id from api_keys"), str(user.tenant_id)
+    app = create_app(trusting(settings, tmp_path))
+    path = f"/api/v1/chat/turns/{turn_id}/events"
+    async with app.router.lifespan_context(app):
+        database = app.state.database
+        await set_subject(database, user_id, "ann")
+        async with client_of(app, issuer.token(org=org)) as client, asyncio.TaskGroup() as group:
+            before = (await client.get(ME)).json()["session"]["sessionId"]
+            stream = group.create_task(client.get(path))
+            await wait_until(lambda: app.state.admission.streams.open == 1, "it is open")
+            await set_subject(database, user_id, successor)
+            async with asyncio.timeout(5):
+                answer = await stream
+            assert "stream.reconnect" not in answer.text, "it would be told to come again"
+            assert (await client.get(path)).status_code == 401
+        async with client_of(app, issuer.token(org=org, sub=successor)) as client:
+            me = (await client.get(ME)).json()
+            assert me["user"]["id"] == str(user_id)
+            assert me["session"]["sessionId"] not in (before, str(user_id))
+            await asyncio.sleep(2.5)  # the credentials are asked for every two seconds
+            assert (await client.get(ME)).status_code == 200
 
 
 async def test_without_keys_nobody_can_tell(
