@@ -21,25 +21,24 @@ from api.chat.schemas import to_json
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from shared.errors import Forbidden
 from shared.service.users import MAX_TOKEN_DAYS
 
 TOKENS: Final = "/api/v1/access-tokens"
-PERSONAL: Final = "pat"
 TOKEN: Final = f"{TOKENS}/{{token_id}}"
 
 
 async def create_access_token(request: Request) -> Response:
     """A personal token, for programs that act as the caller. Its text is shown this once.
 
-    A personal token cannot make another one: it would live on through it.
+    One that was made with an API key ends with it. Personal tokens and those of an identity
+    provider make none: they would live on through it.
     """
     principal = await authenticate(request)
     users = state_of(request).users
-    if (await users.get(principal))["token_type"] == PERSONAL:
-        raise Forbidden("A personal access token cannot make another one")
+    parent_id = await users.require_maker(principal)
     body = await read_model(request, CreateAccessToken)
-    made = await users.create_token(principal, body.name, body.expires_in_days or MAX_TOKEN_DAYS)
+    days = body.expires_in_days or MAX_TOKEN_DAYS
+    made = await users.create_token(principal, body.name, days, parent_id)
     answer = {"plaintext": made.secret, "token": token_to_dict(made.row)}
     headers = {"cache-control": "no-store"}
     return _json(answer, HTTPStatus.CREATED, headers)

@@ -6,7 +6,7 @@ Specification: the VirtuousAI chat reference; what it leaves open is in `README.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -49,6 +49,16 @@ def _small_object(value: dict[str, Any]) -> dict[str, Any]:
 SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 Rating = Literal["positive", "negative"]
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("Input should be a time of the years 1 to 9999 in UTC") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 SystemPrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 
 
@@ -189,8 +199,8 @@ class FeedbackQuery(_Model):
     turn_id: UUID | None = None
     message_id: UUID | None = None
     rating: Rating | None = None
-    created_after: AwareDatetime | None = Field(default=None, description="At this time or later")
-    created_before: AwareDatetime | None = Field(default=None, description="Before this time")
+    created_after: Instant | None = Field(default=None, description="At this time or later")
+    created_before: Instant | None = Field(default=None, description="Before this time")
 
 
 class FeedbackListQuery(FeedbackQuery):

@@ -63,7 +63,8 @@ class Database:
     Its own methods run the engine's statements, `for_tenant` those that serve one principal.
     Every method raises `PostgresUnavailable` when Postgres cannot serve within the deadline, its
     kind `PostgresBusy` when other transactions stood in the way and nothing was written; other
-    `asyncpg.PostgresError`s (a broken constraint, say) pass through.
+    `asyncpg.PostgresError`s (a broken constraint, say) pass through. An argument that the driver
+    cannot send is one of them, `asyncpg.DataError`: it would not help to try again.
     """
 
     def __init__(self, dsn: str, *, size: int) -> None:
@@ -147,6 +148,10 @@ class Database:
                     if not deadline.expired():
                         deadline.reschedule(last)
                     return await work(connection)
+                except asyncpg.InterfaceError as error:
+                    if isinstance(error, ValueError):  # an argument that cannot be sent
+                        raise asyncpg.DataError(str(error)) from error
+                    raise
                 finally:
                     await pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
         except _BUSY as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import hmac
 import re
 import secrets
@@ -19,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -41,6 +43,8 @@ MAX_USES: Final = 100_000
 SECRET_PREFIX: Final = "vai_sk_"  # noqa: S105 - what all keys begin with
 TOKEN_PREFIX: Final = "vai_pat_"  # noqa: S105 - what all personal tokens begin with
 SESSION_PREFIX: Final = "vai_ses_"
+SESSION: Final = "session"
+API_KEY: Final = "api_key"
 _SHOWN_CHARS: Final = 12
 _SESSION: Final = b"session:"
 _BEARER: Final = b"Bearer "
@@ -91,12 +95,15 @@ class ApiKeys:
         if self._provider is not None and looks_like_token(secret):
             provider = self._provider
             return await self._authenticate(digest, lambda: self._verify(provider, digest, secret))
-        return await self._authenticate(digest, lambda: self._find(digest))
+        return await self._authenticate(digest, lambda: self._find(digest, digest))
 
     async def authenticate_session(self, secret: str) -> Principal:
         """Who is signed in with the cookie of this value; errors as of `authenticate`."""
         digest = hash_session(self._pepper, secret)
-        return await self._authenticate(digest, lambda: self._find(digest))
+        known_as = _SESSION + digest  # a header can hash to `digest` as well: "session:" + secret
+        return await self._authenticate(
+            known_as, lambda: self._find(known_as, digest, is_session=True)
+        )
 
     def find_known(self, authorization: bytes) -> Principal | None:
         """Who `Bearer …` stands for, if that was asked in the last seconds; None tells nothing."""
@@ -169,13 +176,13 @@ class ApiKeys:
             await self.note_uses()
 
     async def _authenticate(
-        self, digest: bytes, look_up: Callable[[], Coroutine[Any, Any, Principal | None]]
+        self, known_as: bytes, look_up: Callable[[], Coroutine[Any, Any, Principal | None]]
     ) -> Principal:
-        if (known := self._good.get(digest)) is not None:
+        if (known := self._good.get(known_as)) is not None:
             return known.value
         principal = None
-        if self._bad.get(digest) is None:
-            principal = await self._once(digest, look_up)
+        if self._bad.get(known_as) is None:
+            principal = await self._once(known_as, look_up)
         if principal is None:
             raise NotAuthenticated("Not authenticated")
         return principal
@@ -194,14 +201,20 @@ class ApiKeys:
         if not task.cancelled():
             task.exception()  # read here: every caller may have gone
 
-    async def _find(self, digest: bytes) -> Principal | None:
+    async def _find(
+        self, known_as: bytes, digest: bytes, *, is_session: bool = False
+    ) -> Principal | None:
         asked_at = time.monotonic()  # a revocation after this moment may go unseen
         row = await self._database.fetch_one("find_api_key", digest)
-        if row is None or not hmac.compare_digest(row["key_hash"], digest):
-            self._bad.put(digest, None, asked_at)
+        if (
+            row is None
+            or not hmac.compare_digest(row["key_hash"], digest)
+            or (row["token_type"] == SESSION) is not is_session
+        ):
+            self._bad.put(known_as, None, asked_at)
             return None
         principal = Principal(row["tenant_id"], row["user_id"], row["id"])
-        self._good.put(digest, principal, asked_at)
+        self._good.put(known_as, principal, asked_at)
         if len(self._used) < MAX_USES:
             self._used.add(principal.key_id)
         return principal
@@ -282,7 +295,7 @@ def hash_secret(pepper: bytes, secret: str) -> bytes:
 
 
 def hash_session(pepper: bytes, secret: str) -> bytes:
-    """What is stored of a session: another hash, so that no cookie is good as a header."""
+    """What is stored of a session: another hash, so that its secret is nobody's key."""
     return hmac.digest(pepper, _SESSION + secret.encode(), "sha256")
 
 
@@ -302,13 +315,12 @@ async def find_principal(
     """The user whom a provider's token names, made when that is wanted; None: there is none."""
     row = await _find_subject(database, identity)
     if row is not None and row["id"] is None and makes_users:
-        email = identity.email or identity.subject
         made = await database.fetch_one(
             "add_subject",
             new_id(),
             row["tenant_id"],
-            email,
-            identity.name or email,
+            identity.email or _no_address_of(identity),
+            identity.name or identity.email or identity.subject,
             identity.subject,
         )
         # Not made: another request was quicker, or the address is another user's. Who takes over an
@@ -317,8 +329,16 @@ async def find_principal(
         row = await _find_subject(database, identity)
     if row is None or row["id"] is None or row["is_disabled"]:
         return None
-    user_id = row["id"]
-    return Principal(row["tenant_id"], user_id, user_id, identity.expires_at)
+    return Principal(row["tenant_id"], row["id"], row["subject_id"], identity.expires_at)
+
+
+def _no_address_of(identity: Identity) -> str:
+    """What stands for the address of who has none: always the same, and nobody's (RFC 2606).
+
+    Hashed, because subjects may be long, differ in case only, or look like an address themselves.
+    """
+    host = urlsplit(identity.issuer).hostname or "issuer"
+    return f"{hashlib.sha256(identity.subject.encode()).hexdigest()[:32]}@{host}.invalid"
 
 
 async def _find_subject(database: Database, identity: Identity) -> asyncpg.Record | None:

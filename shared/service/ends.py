@@ -93,9 +93,7 @@ class TurnEnds:
 
         async def put(transaction: Transaction) -> None:
             # Who regenerates the answer locks the thread first, as well.
-            await transaction.fetch_one(
-                "lock_thread", turn.thread_id, turn.tenant_id, turn.user_id
-            )
+            await transaction.fetch_one("lock_thread", turn.thread_id, turn.tenant_id, turn.user_id)
             await transaction.fetch_one(
                 "replace_partial_text" if has_text else "add_partial_text",
                 turn.tenant_id,

@@ -7,6 +7,7 @@ most every 30 s then, so that invented names ask nobody.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from typing import Any, Final
 import jwt
 import orjson
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -120,6 +122,8 @@ class ProviderKeys:
             self._read_at = self._clock()
         except (OSError, ValueError, TimeoutError) as error:
             log.warning("identity_provider.keys_unreadable", error=type(error).__name__)
+        except Exception:  # nobody waits for this task who could tell; the old keys go on
+            log.exception("identity_provider.keys_unreadable")
         finally:
             self._reading = None
 
@@ -146,11 +150,13 @@ def _parse_key(entry: dict[str, Any]) -> PublicKey | None:
     operations = entry.get("key_ops", ["verify"])
     if entry.get("use", "sig") != "sig" or "d" in entry or "k" in entry:
         return None
-    if not (key_id is None or isinstance(key_id, str)) or "verify" not in operations:
+    if not (key_id is None or isinstance(key_id, str)):
+        return None
+    if not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
         key = jwt.PyJWK(entry).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
         return None
     algorithm = _algorithm_of(key)
     if algorithm is None or entry.get("alg", algorithm) != algorithm:
@@ -188,7 +194,12 @@ def _read_file(path: Path) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    """One GET without redirects. The scheme was checked with the settings."""
+    """One GET without redirects. The scheme was checked with the settings.
+
+    Raises:
+        OSError: nobody answers, or with an error.
+        ValueError: the answer is too large, too slow, or not HTTP.
+    """
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -201,10 +212,13 @@ def _fetch(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310 - see above
     began = time.monotonic()
     pieces: list[bytes] = []
-    with opener.open(request, timeout=_READ_TIMEOUT_S) as answer:
-        while piece := answer.read1(65_536):
-            pieces.append(piece)
-            size = sum(map(len, pieces))
-            if size > MAX_BYTES or time.monotonic() - began > _TOTAL_TIMEOUT_S:
-                raise ValueError("too large or too slow")
+    try:
+        with opener.open(request, timeout=_READ_TIMEOUT_S) as answer:
+            while piece := answer.read1(65_536):
+                pieces.append(piece)
+                size = sum(map(len, pieces))
+                if size > MAX_BYTES or time.monotonic() - began > _TOTAL_TIMEOUT_S:
+                    raise ValueError("too large or too slow")
+    except http.client.HTTPException as error:
+        raise ValueError(f"not an answer of HTTP: {type(error).__name__}") from error
     return b"".join(pieces)

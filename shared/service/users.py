@@ -10,10 +10,18 @@ from zoneinfo import available_timezones
 
 import asyncpg
 
-from shared.errors import InvalidCursor, NotAuthenticated, NotFound, TooManyTokens
+from shared.errors import Forbidden, InvalidCursor, NotAuthenticated, NotFound, TooManyTokens
 from shared.ids import new_id
 from shared.postgres.pool import Database
-from shared.service.api_keys import TOKEN_PREFIX, ApiKeys, hash_secret, new_secret, shown_of
+from shared.service.api_keys import (
+    API_KEY,
+    SESSION,
+    TOKEN_PREFIX,
+    ApiKeys,
+    hash_secret,
+    new_secret,
+    shown_of,
+)
 from shared.service.cursor import decode_cursor, encode_cursor
 from shared.settings import Settings
 from shared.turn.model import Principal
@@ -78,8 +86,21 @@ class UserService:
             raise NotAuthenticated("Not authenticated")
         return row
 
-    async def create_token(self, principal: Principal, name: str, days: int) -> MadeToken:
-        """A personal token of the caller, valid for so many days.
+    async def require_maker(self, principal: Principal) -> UUID | None:
+        """Whether this credential may make tokens; the key they end with, None for a session.
+
+        Raises:
+            Forbidden: they would outlive it.
+        """
+        kind = (await self.get(principal))["token_type"]
+        if kind not in (SESSION, API_KEY):
+            raise Forbidden("Only a session or an API key can make an access token")
+        return principal.key_id if kind == API_KEY else None
+
+    async def create_token(
+        self, principal: Principal, name: str, days: int, parent_id: UUID | None
+    ) -> MadeToken:
+        """A personal token of the caller, for so many days or until `parent_id` ends.
 
         Raises:
             TooManyTokens: there are as many as there may be.
@@ -95,6 +116,7 @@ class UserService:
             name,
             days,
             MAX_TOKENS,
+            parent_id,
         )
         if row is None:
             raise TooManyTokens(MAX_TOKENS)

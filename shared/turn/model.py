@@ -32,7 +32,8 @@ SUPPORTED_CONFLICT_POLICIES = (ConflictPolicy.ENQUEUE, ConflictPolicy.REJECT)
 class Principal:
     """Who asks: one user of one tenant, known by one credential.
 
-    `key_id` is the credential's id; of a provider's token, which has none here, the user's.
+    `key_id` is the credential's id; of a provider's token, which has none here, one that user and
+    subject make together.
     """
 
     tenant_id: UUID

@@ -106,6 +106,8 @@ REFUSED: dict[str, Callable[[Keys], Headers]] = {
     "JWT as cookie": lambda keys: cookie(keys.jwt),
     "session as bearer": lambda keys: bearer(keys.session),
     "session as X-API-Key": lambda keys: api_key(keys.session),
+    "hashed like a session": lambda keys: bearer(f"session:{keys.session}"),
+    "hashed like a session, as X-API-Key": lambda keys: api_key(f"session:{keys.session}"),
     "cookie twice": lambda keys: cookie(f"{keys.session}; vai_token={keys.session}"),
     "cookie of another name": lambda keys: ((b"cookie", b"token=" + keys.session.encode()),),
     "wrong bearer, right cookie": lambda keys: bearer("vai_sk_wrong") + cookie(keys.session),

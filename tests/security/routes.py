@@ -38,8 +38,8 @@ LOGIN = "POST /api/v1/auth/login"
 ASKED_BY_ANYBODY = {LOGIN}
 """Operations that make somebody known, and so cannot ask who it is."""
 BY_SESSION_ALONE = {"POST /api/v1/auth/logout"}
-NOT_BY_PAT = {"POST /api/v1/access-tokens"}
-"""Answered 403 to credentials of other kinds, or of this one."""
+BY_WHAT_LASTS = {"POST /api/v1/access-tokens"}
+"""Answered 403 to credentials of other kinds, or to personal tokens and JWTs."""
 PASSWORD = "the password of them all"
 _TOKENS = "/api/v1/access-tokens"
 _ME = "/api/v1/users/me"
@@ -158,9 +158,9 @@ class Route:
         return VALID[self.name][0]
 
     def status_for(self, kind: str) -> int:
-        """Of a valid request under a kind of credential: `cookie`, `pat` or another."""
+        """Of a valid request under a kind of credential: `cookie`, `pat`, `jwt` or another."""
         is_refused = (self.name in BY_SESSION_ALONE and kind != "cookie") or (
-            self.name in NOT_BY_PAT and kind == "pat"
+            self.name in BY_WHAT_LASTS and kind in ("pat", "jwt")
         )
         return 403 if is_refused else self.status
 

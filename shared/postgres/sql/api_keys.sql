@@ -1,31 +1,37 @@
 -- name: find_api_key :one engine
--- The credential a hash stands for; no row where anything makes it invalid.
--- $1 hash   -- scope: system
-select k.id, k.tenant_id, k.user_id, k.key_hash
+-- The credential a hash stands for; no row where anything makes it, or the one it was made with,
+-- invalid. $1 hash   -- scope: system
+select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type
 from api_keys k
+left join api_keys p on p.id = k.parent_id
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
 where k.key_hash = $1
     and k.revoked_at is null
     and (k.expires_at is null or k.expires_at > now())
+    and p.revoked_at is null
+    and (p.expires_at is null or p.expires_at > now())
     and u.disabled_at is null and n.disabled_at is null;
 
 -- name: list_valid_credentials :many engine
--- Which of these may still be used: credentials of ours, and users whom a provider's token names.
+-- Which of these may still be used: credentials of ours, and users by a provider's subject.
 -- One question for all that a process has open. $1 credentials   -- scope: system
 select k.id
 from api_keys k
+left join api_keys p on p.id = k.parent_id
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
 where k.id = any($1::uuid[])
     and k.revoked_at is null
     and (k.expires_at is null or k.expires_at > now())
+    and p.revoked_at is null
+    and (p.expires_at is null or p.expires_at > now())
     and u.disabled_at is null and n.disabled_at is null
 union all
-select u.id
+select u.subject_id
 from users u
 join tenants n on n.id = u.tenant_id
-where u.id = any($1::uuid[]) and u.subject is not null
+where u.subject_id = any($1::uuid[])
     and u.disabled_at is null and n.disabled_at is null;
 
 -- name: note_key_uses :exec engine
@@ -60,9 +66,12 @@ returning k.id;
 -- name: list_api_keys :many engine
 -- Credentials of everybody or of one tenant, newest first, without sessions. $1 tenant?
 select
-    k.id, k.tenant_id, k.prefix, k.name, k.token_type, k.created_at, k.expires_at, k.revoked_at,
+    k.id, k.tenant_id, k.prefix, k.name, k.token_type, k.created_at,
+    least(k.expires_at, p.expires_at) as expires_at,
+    coalesce(k.revoked_at, p.revoked_at) as revoked_at,
     k.last_used_at, u.email, n.slug as tenant
 from api_keys k
+left join api_keys p on p.id = k.parent_id
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
 where ($1::uuid is null or k.tenant_id = $1) and k.token_type <> 'session'
@@ -77,23 +86,35 @@ where k.tenant_id = $1 and k.name = $2 and k.key_hash <> $3 and k.revoked_at is 
 returning k.id;
 
 -- name: add_access_token :one tenant
--- A personal token, unless its user has as many valid ones as one may; no row then.
--- $1 id  $2 tenant  $3 user  $4 hash  $5 first characters  $6 name  $7 days it is valid  $8 most
-insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name, token_type, expires_at)
-select $1, $2, $3, $4, $5, $6, 'pat', now() + make_interval(days => $7)
+-- A personal token, unless its user has as many valid ones as one may; no row then. $1 id  $2 tenant
+-- $3 user  $4 hash  $5 first characters  $6 name  $7 days  $8 most  $9 key it ends with?
+insert into api_keys (
+    id, tenant_id, user_id, key_hash, prefix, name, token_type, expires_at, parent_id
+)
+select
+    $1, $2, $3, $4, $5, $6, 'pat',
+    least(
+        now() + make_interval(days => $7), (select p.expires_at from api_keys p where p.id = $9)
+    ),
+    $9
 where (
     select count(*)
     from api_keys k
+    left join api_keys p on p.id = k.parent_id
     where k.tenant_id = $2 and k.user_id = $3 and k.token_type = 'pat'
         and k.revoked_at is null and k.expires_at > now()
+        and p.revoked_at is null and (p.expires_at is null or p.expires_at > now())
 ) < $8::integer
 returning id, name, prefix, token_type, created_at, expires_at, last_used_at, revoked_at;
 
 -- name: list_access_tokens :many tenant
 -- A user's keys and tokens, newest first, behind a place. $1 tenant  $2 user  $3 id?  $4 most
 select
-    k.id, k.name, k.prefix, k.token_type, k.created_at, k.expires_at, k.last_used_at, k.revoked_at
+    k.id, k.name, k.prefix, k.token_type, k.created_at, k.last_used_at,
+    least(k.expires_at, p.expires_at) as expires_at,
+    coalesce(k.revoked_at, p.revoked_at) as revoked_at
 from api_keys k
+left join api_keys p on p.id = k.parent_id
 where k.tenant_id = $1 and k.user_id = $2 and k.token_type <> 'session'
     and k.id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 order by k.id desc

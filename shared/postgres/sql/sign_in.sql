@@ -1,10 +1,12 @@
 -- name: find_sign_in :many engine
--- Who may sign in under an address: at most two, for one more than one is already too many.
--- $1 address  $2 short name of the tenant?   -- scope: system
+-- Who may sign in under an address: at most two, for one more than one is already too many. Only A to
+-- Z may be written as a to z: attempts are counted by that form, and each account has one of it. The
+-- first condition is there for its index. $1 address  $2 short name of the tenant?   -- scope: system
 select u.id, u.tenant_id, u.password_hash
 from users u
 join tenants n on n.id = u.tenant_id
-where lower(u.email) = lower($1) and u.password_hash is not null
+where lower(u.email) = lower($1)
+    and lower(u.email collate "C") = lower($1 collate "C") and u.password_hash is not null
     and ($2::text is null or n.slug = $2)
     and u.disabled_at is null and n.disabled_at is null
 limit 2;
@@ -85,7 +87,7 @@ returning k.id;
 -- Whom a provider's token names. $1 short name of the tenant  $2 its id?  $3 subject
 -- -- scope: system
 -- Two halves, each with an index; the short name goes first.
-select n.id as tenant_id, u.id, u.disabled_at is not null as is_disabled
+select n.id as tenant_id, u.id, u.subject_id, u.disabled_at is not null as is_disabled
 from (
     (
         select named.id, true as is_named

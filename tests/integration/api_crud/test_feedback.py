@@ -243,3 +243,20 @@ async def test_an_export_is_read_in_pages(
     async for page in service.export(who, feedback_module.FeedbackFilter()):
         sizes.append(len(page))
     assert sizes == [7] * 7 + [1]
+
+
+@pytest.mark.parametrize("path", ["", "/export"])
+async def test_times_beyond_the_calendar(client: Client, spoken: Spoken, path: str) -> None:
+    await client.post(spoken.url, json={"rating": "positive"})
+    for name, value in (
+        ("createdAfter", "0001-01-01T00:00:00+14:00"),
+        ("createdBefore", "9999-12-31T23:59:59-14:00"),
+    ):
+        refused = await client.get(f"{FEEDBACK}{path}", params={name: value})
+        assert [item["loc"] for item in check_422(refused)] == [["query", name]]
+    edges = {
+        "createdAfter": "0001-01-01T00:00:00-14:00", "createdBefore": "9999-12-31T23:59:59+14:00",
+    }  # fmt: skip
+    within = await client.get(f"{FEEDBACK}{path}", params=edges)
+    assert within.status_code == 200
+    assert "positive" in within.text

@@ -17,13 +17,16 @@ from starlette.applications import Starlette
 from api.app import create_app
 from shared.service.accounts import (
     find_tenant,
+    list_api_keys,
     revoke_api_key,
+    set_password,
     set_subject,
     set_tenant_disabled,
     set_user_disabled,
 )
-from shared.service.api_keys import create_tenant, find_principal
+from shared.service.api_keys import create_api_key, create_tenant, create_user, find_principal
 from shared.service.identity_provider import Identity
+from shared.service.passwords import hash_password
 from shared.service.users import MAX_TOKENS
 from shared.settings import Settings
 from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer
@@ -154,7 +157,9 @@ async def test_uses_are_noted_together_and_rarely(
 # -- revocation
 
 
-DEATHS = ["revoked", "expired", "user disabled", "tenant disabled"]
+DEATHS = [
+    "revoked", "expired", "maker revoked", "maker expired", "user disabled", "tenant disabled",
+]  # fmt: skip
 
 
 @pytest.mark.timeout(60)
@@ -168,16 +173,20 @@ async def test_in_five_seconds_no_process_lets_a_dead_key_pass(
     other_app = create_app(settings)
     secret = user.headers["authorization"].removeprefix("Bearer ")
     ended_after: list[float] = []
+    (row,) = await admin.fetch("select id, user_id, tenant_id from api_keys")
+    if death.startswith("maker"):
+        async with client_of(app, secret) as maker:
+            secret = (await maker.post(TOKENS, json={"name": "child"})).json()["plaintext"]
+        user.headers.update(bearer(secret))
     async with other_app.router.lifespan_context(other_app), client_of(other_app, secret) as other:
-        (row,) = await admin.fetch("select id, user_id, tenant_id from api_keys")
         assert (await other.get(ME)).status_code == 200
         key_id, database = row["id"], app.state.database
         began = time.monotonic()
-        match death:
+        match death.removeprefix("maker "):
             case "revoked":
                 assert await revoke_api_key(database, key_id)
             case "expired":
-                await admin.execute("update api_keys set expires_at = now()")
+                await admin.execute("update api_keys set expires_at = now() where id = $1", key_id)
             case "user disabled":
                 await set_user_disabled(database, row["user_id"], True)
             case _:
@@ -201,6 +210,51 @@ async def test_in_five_seconds_no_process_lets_a_dead_key_pass(
     print(f"\n{death}: the last one ended after {max(ended_after):.2f} s of {len(ended_after)}")
     assert len(ended_after) > 2
     assert max(ended_after) < 5
+
+
+async def test_a_token_is_shown_as_over_when_the_key_it_was_made_with_is(
+    app: Starlette, root: httpx.AsyncClient, user: User, admin: Any
+) -> None:
+    soon = datetime.now(UTC) + timedelta(days=3)
+    key_id = await admin.fetchval("select id from api_keys")
+    await admin.execute("update api_keys set expires_at = $1", soon)
+    child = (await root.post(TOKENS, json={"name": "child"})).json()
+    assert datetime.fromisoformat(child["token"]["expiresAt"]) == soon
+    assert child["token"]["revokedAt"] is None
+    await revoke_api_key(app.state.database, key_id)
+    secret = await create_api_key(
+        app.state.database, tenant_id=user.tenant_id, name="another",
+        user_id=await admin.fetchval("select user_id from api_keys limit 1"),
+        pepper=app.state.sign_in._pepper,
+    )  # fmt: skip
+    async with client_of(app, secret) as client:
+        _, shown, key = (await client.get(TOKENS)).json()["items"]
+        assert (shown["name"], shown["tokenType"]) == ("child", "pat")
+        assert shown["revokedAt"] == key["revokedAt"] is not None
+        for item in await list_api_keys(app.state.database, None):
+            assert (item["revoked_at"] is None) == (item["name"] == "another")
+    async with client_of(app, child["plaintext"]) as client:
+        assert (await client.get(ME)).status_code == 401
+
+
+async def test_a_token_outlives_the_session_it_was_made_in(app: Starlette, user: User) -> None:
+    """A password stands behind it; the keys of others do not end it either."""
+    database = app.state.database
+    user_id = await create_user(database, user.tenant_id, "ann@example.org", "Ann")
+    await set_password(database, user_id, hash_password("correct horse battery"))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport,
+        base_url="http://localhost",
+        headers={"sec-fetch-site": "same-origin"},
+    ) as browser:
+        account = {"email": "ann@example.org", "password": "correct horse battery"}
+        assert (await browser.post("/api/v1/auth/login", json=account)).status_code == 204
+        made = await browser.post(TOKENS, json={"name": "laptop"})
+        assert made.status_code == 201
+        assert (await browser.post("/api/v1/auth/logout")).status_code == 204
+    async with client_of(app, made.json()["plaintext"]) as client:
+        assert (await client.get(ME)).json()["session"]["tokenType"] == "pat"
 
 
 async def test_what_this_process_revokes_it_refuses_at_once(
@@ -277,13 +331,14 @@ async def test_a_token_of_the_provider_is_its_user(
             assert (me["session"]["tokenType"], me["session"]["authMethod"]) == ("jwt", "bearer")
             assert (await client.post("/api/v1/chat/threads", json={})).status_code == 201
             assert app.state.api_keys.find_known(client.headers["authorization"].encode())
-            assert (await client.post(TOKENS, json={"name": "x"})).status_code == 201
+            refused = await client.post(TOKENS, json={"name": "x"})
+            assert refused.status_code == 403, "it would live on through it"
             await set_user_disabled(app.state.database, row["user_id"], True)
 
-            async def refused() -> bool:
+            async def kept_out() -> bool:
                 return (await client.get(ME)).status_code == 401
 
-            await wait_until(refused, "the user is kept out")
+            await wait_until(kept_out, "the user is kept out")
         other = str(UUID(int=0))
         for claims in ({"org": "nowhere"}, {"org": other}, {"org": slug, "sub": "bob"}, {}):
             async with client_of(app, issuer.token(**claims)) as client:
@@ -326,16 +381,46 @@ async def test_users_are_made_when_that_is_wanted_and_take_over_nobody(
     app = create_app(trusting(settings, tmp_path, jwt_auto_provision=True))
     async with app.router.lifespan_context(app):
         known = await admin.fetchval("select email from users")
-        thief = issuer.token(sub="thief", org=tenant_id, email=known.upper())
+        thief = issuer.token(sub="thief", org=tenant_id, email=known.upper(), email_verified=True)
         async with client_of(app, thief) as client:
             assert (await client.get(ME)).status_code == 401
-        token = issuer.token(sub="eve", org=tenant_id, email="eve@example.org", name="Eve")
+        token = issuer.token(
+            sub="eve", org=tenant_id, email="eve@example.org", email_verified=True, name="Eve"
+        )
         async with client_of(app, token) as client:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(client.get(ME)) for _ in range(5)]
             assert {task.result().status_code for task in tasks} == {200}
             assert tasks[0].result().json()["user"]["email"] == "eve@example.org"
         assert await admin.fetchval("select count(*) from users") == 2
+
+
+async def test_nobody_is_made_under_an_address_that_was_not_verified(
+    settings: Settings, issuer: Issuer, tmp_path: Path, user: User
+) -> None:
+    """Neither a claim nor a subject that looks like one occupies another person's address."""
+    app = create_app(trusting(settings, tmp_path, jwt_auto_provision=True))
+    org, boss = str(user.tenant_id), "boss@example.org"
+    seen = set()
+    async with app.router.lifespan_context(app):
+        for claims in (
+            {"sub": "a", "email": boss},
+            {"sub": "A", "email": boss, "email_verified": False},
+            {"sub": "b", "email": boss, "email_verified": "true"},
+            {"sub": "c" * 255, "email": boss, "email_verified": 1},
+            {"sub": boss},
+        ):
+            async with client_of(app, issuer.token(org=org, **claims)) as client:
+                answer = await client.get(ME)
+                assert answer.status_code == 200, claims
+                email = answer.json()["user"]["email"]
+                assert email.endswith("@issuer.example.invalid")
+                assert len(email) <= 320
+                seen.add(email)
+        assert len(seen) == 5
+        owner = issuer.token(org=org, sub="boss", email=boss, email_verified=True)
+        async with client_of(app, owner) as client:
+            assert (await client.get(ME)).json()["user"]["email"] == boss
 
 
 async def test_a_stream_ends_with_the_token_that_opened_it(
@@ -355,6 +440,34 @@ async def test_a_stream_ends_with_the_token_that_opened_it(
             assert time.monotonic() - began < 5
             assert "stream.reconnect" in answer.text
             assert (await client.get(ME)).status_code == 401
+
+
+@pytest.mark.parametrize("successor", ["bob", "back\\slash \u00fc"])
+async def test_a_stream_ends_when_its_subject_is_nobody_any_more(
+    settings: Settings, issuer: Issuer, tmp_path: Path, user: User, admin: Any, successor: str
+) -> None:
+    turn_id = (await user.submit(await user.thread())).json()["id"]
+    user_id, org = await admin.fetchval("select user_id from api_keys"), str(user.tenant_id)
+    app = create_app(trusting(settings, tmp_path))
+    path = f"/api/v1/chat/turns/{turn_id}/events"
+    async with app.router.lifespan_context(app):
+        database = app.state.database
+        await set_subject(database, user_id, "ann")
+        async with client_of(app, issuer.token(org=org)) as client, asyncio.TaskGroup() as group:
+            before = (await client.get(ME)).json()["session"]["sessionId"]
+            stream = group.create_task(client.get(path))
+            await wait_until(lambda: app.state.admission.streams.open == 1, "it is open")
+            await set_subject(database, user_id, successor)
+            async with asyncio.timeout(5):
+                answer = await stream
+            assert "stream.reconnect" not in answer.text, "it would be told to come again"
+            assert (await client.get(path)).status_code == 401
+        async with client_of(app, issuer.token(org=org, sub=successor)) as client:
+            me = (await client.get(ME)).json()
+            assert me["user"]["id"] == str(user_id)
+            assert me["session"]["sessionId"] not in (before, str(user_id))
+            await asyncio.sleep(2.5)  # the credentials are asked for every two seconds
+            assert (await client.get(ME)).status_code == 200
 
 
 async def test_without_keys_nobody_can_tell(

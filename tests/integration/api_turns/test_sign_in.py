@@ -17,7 +17,7 @@ from api.app import create_app
 from shared.ids import new_id
 from shared.postgres.queries import sql
 from shared.service.accounts import set_password, set_tenant_disabled, set_user_disabled
-from shared.service.api_keys import create_tenant, create_user
+from shared.service.api_keys import create_api_key, create_tenant, create_user
 from shared.service.passwords import MAX_WAITING, Passwords, hash_password
 from shared.service.sign_in import MAX_SESSIONS
 from shared.settings import Settings
@@ -100,6 +100,8 @@ async def test_a_cookie_is_no_key_and_a_key_no_cookie(app: Starlette, ann: UUID,
         for headers in (
             {"authorization": f"Bearer {secret}"},
             {"x-api-key": secret},
+            {"authorization": f"Bearer session:{secret}"},
+            {"x-api-key": f"session:{secret}"},
             {"cookie": f"vai_token={key}"},
             {"cookie": f"vai_token={secret}", "x-api-key": "wrong"},
             {"cookie": f"vai_token={secret}", "authorization": "Bearer wrong"},
@@ -110,6 +112,26 @@ async def test_a_cookie_is_no_key_and_a_key_no_cookie(app: Starlette, ann: UUID,
         answer = (await other.get(ME, headers=both)).json()
         assert answer["session"]["authMethod"] == "api_key"
         assert answer["session"]["tokenType"] == "api_key"
+
+
+async def test_what_is_hashed_like_a_session_is_none(
+    app: Starlette, ann: UUID, tenant: UUID
+) -> None:
+    """Whoever is asked for first: no cache takes the one for the other."""
+    async with browser(app, **OWN) as client, browser(app) as other:
+        await sign_in(client)
+        secret = client.cookies["vai_token"]
+        as_key = {"authorization": f"Bearer session:{secret}"}
+        assert (await other.get(ME, headers=as_key)).status_code == 401
+        assert (await client.get(ME)).status_code == 200
+        assert (await other.get(ME, headers=as_key)).status_code == 401
+        await create_api_key(
+            app.state.database, tenant_id=tenant, user_id=ann, name="odd",
+            pepper=app.state.sign_in._pepper, secret="session:vai_ses_odd",
+        )  # fmt: skip
+        odd = await other.get(ME, headers={"x-api-key": "session:vai_ses_odd"})
+        assert odd.status_code == 200
+        assert (await other.get(ME, headers={"cookie": "vai_token=vai_ses_odd"})).status_code == 401
 
 
 async def test_another_site_cannot_act_for_who_is_signed_in(app: Starlette, ann: UUID) -> None:
@@ -199,6 +221,21 @@ async def test_an_account_takes_ten_guesses_also_at_once(
         await admin.execute("update login_attempts set until = now() - interval '1 s'")
         later = await client.post(LOGIN, json={"email": email, "password": PASSWORD})
         assert later.status_code == (204 if email.startswith("ann") else 401)
+
+
+async def test_no_spelling_of_an_address_is_counted_apart(
+    app: Starlette, add_person: AddPerson, tenant: UUID, admin: Any
+) -> None:
+    """Postgres makes an i of U+0130 and a k of U+212A, Python other letters."""
+    await add_person("Mik@example.org", tenant)
+    assert await admin.fetchval("select lower('M\u0130\u212a')") == "mik"
+    async with browser(app) as client:
+        for email in ("mik@example.org", " MIK@EXAMPLE.ORG "):
+            right = await client.post(LOGIN, json={"email": email, "password": PASSWORD})
+            assert right.status_code == 204, email
+        for email in ("m\u0130k@example.org", "mi\u212a@example.org", "m\u0131k@example.org"):
+            guess = {"email": email, "password": PASSWORD}
+            assert (await client.post(LOGIN, json=guess)).status_code == 401, email
 
 
 async def test_a_success_forgets_the_failures_and_old_windows_go(

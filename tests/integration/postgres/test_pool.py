@@ -75,6 +75,19 @@ async def test_a_failed_transaction_leaves_nothing(
     assert await admin.fetchval("select count(*) from turns") == 0
 
 
+async def test_an_argument_that_cannot_be_sent_is_no_absence(
+    database: Database, principal: Principal
+) -> None:
+    """The driver refuses it, as Postgres would have: the next caller is served."""
+    with pytest.raises(asyncpg.DataError):
+        await database.fetch_one("revoke_api_key", "not an id")
+    with pytest.raises(asyncpg.DataError):
+        await database.for_tenant(principal).fetch_many(
+            "list_access_tokens", principal.tenant_id, principal.user_id, None, 2**70
+        )
+    await database.ping()
+
+
 async def test_more_callers_than_connections_are_refused_in_time(database_url: str) -> None:
     gate = asyncio.Event()
 

@@ -375,7 +375,7 @@ async def test_nobody_makes_a_token_for_another(
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
             await database.for_tenant(who).fetch_one(
                 "add_access_token", new_id(), theirs.owner.tenant_id, theirs.owner.user_id, b"h",
-                "p", "n", 1, 100,
+                "p", "n", 1, 100, None,
             )  # fmt: skip
     assert await snapshot(admin) == before
 
