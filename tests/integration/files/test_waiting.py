@@ -178,19 +178,23 @@ async def test_a_worker_has_few_texts_in_hand_however_many_are_searched(
     await has_read(admin, "text")
     seats = asyncio.Semaphore(TEXTS_AT_ONCE)
     turn = await turn_of(admin, thread)
-    lock, in_hand, most = threading.Lock(), 0, 0
+    lock, full = threading.Lock(), threading.Event()
+    in_hand = most = 0
 
     def scan(text: str) -> None:
         nonlocal in_hand, most
         with lock:
             in_hand += 1
             most = max(most, in_hand)
-        time.sleep(0.02)
+            if in_hand == TEXTS_AT_ONCE:
+                full.set()
+        full.wait(5)
+        time.sleep(0.05)  # room for one too many
         with lock:
             in_hand -= 1
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(20):
+        for _ in range(12):
             reader = AttachmentReader(app.state.database, seats, turn)
             group.create_task(reader.scan(UUID(made["id"]), scan))
     assert most == TEXTS_AT_ONCE
