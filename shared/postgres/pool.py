@@ -148,10 +148,6 @@ class Database:
                     if not deadline.expired():
                         deadline.reschedule(last)
                     return await work(connection)
-                except asyncpg.InterfaceError as error:
-                    if isinstance(error, ValueError):  # an argument that cannot be sent
-                        raise asyncpg.DataError(str(error)) from error
-                    raise
                 finally:
                     await pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
         except _BUSY as error:

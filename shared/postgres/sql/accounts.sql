@@ -121,7 +121,7 @@ select
         as token_type
 from users u
 join tenants n on n.id = u.tenant_id
-where u.id = $2 and u.tenant_id = $1;
+where u.id = $2 and (u.tenant_id = $1) is true;
 
 -- name: update_user :one tenant
 -- Changes what the flags name. $1 tenant  $2 user  $3/$4 name  $5/$6 time zone  $7/$8 locale
@@ -129,5 +129,5 @@ update users u
 set name = case when $3::boolean then $4 else u.name end,
     timezone = case when $5::boolean then $6 else u.timezone end,
     locale = case when $7::boolean then $8 else u.locale end
-where u.id = $2 and u.tenant_id = $1
+where u.id = $2 and (u.tenant_id = $1) is true
 returning u.id, u.email, u.name, u.timezone, u.locale, u.created_at;

@@ -3,14 +3,16 @@
 -- invalid. $1 hash   -- scope: system
 select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type
 from api_keys k
-left join api_keys p on p.id = k.parent_id
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
 where k.key_hash = $1
     and k.revoked_at is null
     and (k.expires_at is null or k.expires_at > now())
-    and p.revoked_at is null
-    and (p.expires_at is null or p.expires_at > now())
+    and (
+        select p.revoked_at is null and (p.expires_at is null or p.expires_at > now())
+        from api_keys p
+        where p.id = k.parent_id
+    ) is not false
     and u.disabled_at is null and n.disabled_at is null;
 
 -- name: list_valid_credentials :many engine
@@ -67,11 +69,14 @@ returning k.id;
 -- Credentials of everybody or of one tenant, newest first, without sessions. $1 tenant?
 select
     k.id, k.tenant_id, k.prefix, k.name, k.token_type, k.created_at,
-    least(k.expires_at, p.expires_at) as expires_at,
-    coalesce(k.revoked_at, p.revoked_at) as revoked_at,
+    least(
+        k.expires_at, (select p.expires_at from api_keys p where p.id = k.parent_id)
+    ) as expires_at,
+    coalesce(
+        k.revoked_at, (select p.revoked_at from api_keys p where p.id = k.parent_id)
+    ) as revoked_at,
     k.last_used_at, u.email, n.slug as tenant
 from api_keys k
-left join api_keys p on p.id = k.parent_id
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
 where ($1::uuid is null or k.tenant_id = $1) and k.token_type <> 'session'
@@ -100,10 +105,13 @@ select
 where (
     select count(*)
     from api_keys k
-    left join api_keys p on p.id = k.parent_id
     where k.tenant_id = $2 and k.user_id = $3 and k.token_type = 'pat'
         and k.revoked_at is null and k.expires_at > now()
-        and p.revoked_at is null and (p.expires_at is null or p.expires_at > now())
+        and (
+            select p.revoked_at is null and (p.expires_at is null or p.expires_at > now())
+            from api_keys p
+            where p.id = k.parent_id
+        ) is not false
 ) < $8::integer
 returning id, name, prefix, token_type, created_at, expires_at, last_used_at, revoked_at;
 
@@ -111,10 +119,13 @@ returning id, name, prefix, token_type, created_at, expires_at, last_used_at, re
 -- A user's keys and tokens, newest first, behind a place. $1 tenant  $2 user  $3 id?  $4 most
 select
     k.id, k.name, k.prefix, k.token_type, k.created_at, k.last_used_at,
-    least(k.expires_at, p.expires_at) as expires_at,
-    coalesce(k.revoked_at, p.revoked_at) as revoked_at
+    least(
+        k.expires_at, (select p.expires_at from api_keys p where p.id = k.parent_id)
+    ) as expires_at,
+    coalesce(
+        k.revoked_at, (select p.revoked_at from api_keys p where p.id = k.parent_id)
+    ) as revoked_at
 from api_keys k
-left join api_keys p on p.id = k.parent_id
 where k.tenant_id = $1 and k.user_id = $2 and k.token_type <> 'session'
     and k.id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 order by k.id desc

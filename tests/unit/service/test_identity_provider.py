@@ -233,7 +233,8 @@ async def test_no_error_of_a_reading_is_its_last(error: type[Exception]) -> None
 
 
 async def check_that_the_old_keys_go_on(broken: provider_keys.Source) -> None:
-    clock, sources = Clock(), [Published(ISSUED.key_set()), broken, Published(ISSUED.key_set())]
+    clock, good = Clock(), ISSUED.key_set()
+    sources: list[provider_keys.Source] = [Published(good), broken, Published(good)]
     read: list[int] = []
 
     async def source() -> bytes:
