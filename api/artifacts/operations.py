@@ -1,4 +1,7 @@
-"""Artifacts over HTTP. They belong to the tenant: every user of it sees them all."""
+"""Artifacts over HTTP. They belong to the tenant: every user of it sees them.
+
+But the files of messages, whose artifacts are seen by who sent them alone.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ class UploadForm(Model):
 
 
 async def list_artifacts(request: Request) -> Response:
-    """The tenant's artifacts, newest first. A long inline text is left out: read it by its id."""
+    """The tenant's artifacts, newest first, and the files of the caller's own messages.
+
+    A long inline text is left out: read it by its id.
+    """
     principal = await authenticate(request)
     query = read_query(request, ArtifactListQuery)
     rows, total = await state_of(request).artifacts.list_artifacts(

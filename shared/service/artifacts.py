@@ -1,4 +1,7 @@
-"""Artifacts of a tenant: JSON, texts and files that never change."""
+"""Artifacts of a tenant: JSON, texts and files that never change.
+
+Those made from the files of messages are private: nobody but their creator sees them.
+"""
 
 from __future__ import annotations
 
@@ -104,11 +107,11 @@ class ArtifactService:
         """One artifact with its content, or the key of it.
 
         Raises:
-            ArtifactNotFound: unknown, or another tenant's.
+            ArtifactNotFound: unknown, another tenant's, or another user's private one.
         """
         return _found(
             await self._database.for_tenant(principal).fetch_one(
-                "get_artifact", artifact_id, principal.tenant_id
+                "get_artifact", artifact_id, principal.tenant_id, principal.user_id
             )
         )
 
@@ -125,14 +128,23 @@ class ArtifactService:
         limit: int,
         offset: int,
     ) -> tuple[Sequence[asyncpg.Record], int]:
-        """A page, newest first, and how many there are in all."""
-        tenant_id = principal.tenant_id
+        """A page of those that the caller may see, newest first, and how many there are in all."""
+        tenant_id, user_id = principal.tenant_id, principal.user_id
 
         async def read(transaction: Transaction) -> tuple[list[asyncpg.Record], int]:
             rows = await transaction.fetch_many(
-                "list_artifacts", tenant_id, action_run_id, kind, offset, limit, LISTED_TEXT_BYTES
+                "list_artifacts",
+                tenant_id,
+                action_run_id,
+                kind,
+                offset,
+                limit,
+                LISTED_TEXT_BYTES,
+                user_id,
             )
-            counted = await transaction.fetch_one("count_artifacts", tenant_id, action_run_id, kind)
+            counted = await transaction.fetch_one(
+                "count_artifacts", tenant_id, action_run_id, kind, user_id
+            )
             return rows, 0 if counted is None else counted["total"]
 
         return await self._database.for_tenant(principal).run_in_transaction(read)

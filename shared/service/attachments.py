@@ -34,7 +34,7 @@ class AttachmentService:
 
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
-            ArtifactNotFound: unknown, or another tenant's.
+            ArtifactNotFound: unknown, another tenant's, or another user's private one.
             MessageNotFound: not a message of this thread.
         """
         tenant_id, user_id = principal.tenant_id, principal.user_id
@@ -42,7 +42,7 @@ class AttachmentService:
         async def work(transaction: Transaction) -> tuple[asyncpg.Record | None, bool]:
             if await transaction.fetch_one("lock_thread", thread_id, tenant_id, user_id) is None:
                 raise ThreadNotFound
-            if await transaction.fetch_one("get_artifact", artifact_id, tenant_id) is None:
+            if not await transaction.fetch_one("get_artifact", artifact_id, tenant_id, user_id):
                 raise ArtifactNotFound
             if message_id is not None and not await transaction.fetch_one(
                 "find_message_of_thread", message_id, tenant_id, thread_id

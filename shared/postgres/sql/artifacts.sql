@@ -35,16 +35,17 @@ from made m
 cross join stored s;
 
 -- name: get_artifact :one tenant
--- One artifact of the tenant, and where its bytes lie. $1 artifact  $2 tenant
+-- One artifact that a user may see, and where its bytes lie: the tenant's, and of those that are
+-- private their own. $1 artifact  $2 tenant  $3 user
 select a.*, f.object_key
 from artifacts a
 left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
-where a.id = $1 and (a.tenant_id = $2) is true;
+where a.id = $1 and (a.tenant_id = $2 and (not a.is_private or a.created_by = $3)) is true;
 
 -- name: list_artifacts :many tenant
--- A page of the tenant's artifacts, newest first; a long text is left out. Of the three ways to find
--- them the arguments choose one, and the others are never run.
--- $1 tenant  $2 action run?  $3 kind?  $4 offset  $5 most  $6 bytes of a long text
+-- A page of the artifacts that a user may see, newest first; a long text is left out. Of the three
+-- ways to find them the arguments choose one, and the others are never run.
+-- $1 tenant  $2 action run?  $3 kind?  $4 offset  $5 most  $6 bytes of a long text  $7 user
 select
     a.id, a.tenant_id, a.action_run_id, a.kind, a.title, a.original_filename, a.mime_type,
     a.size_bytes, a.sha256, a.created_by, a.created_at, a.updated_at, f.object_key,
@@ -54,6 +55,7 @@ from (
         select k.id, k.created_at
         from artifacts k
         where $2::uuid is null and $3::text is null and k.tenant_id = $1
+            and (not k.is_private or k.created_by = $7) is true
         order by k.created_at desc, k.id desc
         offset $4
         limit $5
@@ -63,6 +65,7 @@ from (
         select k.id, k.created_at
         from artifacts k
         where $2::uuid is null and k.tenant_id = $1 and k.kind = $3
+            and (not k.is_private or k.created_by = $7) is true
         order by k.created_at desc, k.id desc
         offset $4
         limit $5
@@ -72,6 +75,7 @@ from (
         select k.id, k.created_at
         from artifacts k
         where k.tenant_id = $1 and k.action_run_id = $2 and ($3::text is null or k.kind = $3) is true
+            and (not k.is_private or k.created_by = $7) is true
         order by k.created_at desc, k.id desc
         offset $4
         limit $5
@@ -82,20 +86,26 @@ left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
 order by page.created_at desc, page.id desc;
 
 -- name: count_artifacts :one tenant
--- How many there are of what `list_artifacts` pages through: of a run they are counted, else they were.
--- $1 tenant  $2 action run?  $3 kind?
+-- How many there are of what `list_artifacts` pages through: the tenant's were counted, the user's own
+-- private ones and those of a run are counted now. $1 tenant  $2 action run?  $3 kind?  $4 user
 select
     case
         when $2::uuid is null then (
             select coalesce(sum(c.total), 0)
             from artifact_counts c
             where c.tenant_id = $1 and ($3::text is null or c.kind = $3) is true
+        ) + (
+            select count(*)
+            from artifacts k
+            where k.tenant_id = $1 and k.created_by = $4 and k.is_private
+                and ($3::text is null or k.kind = $3) is true
         )
         else (
             select count(*)
             from artifacts k
             where k.tenant_id = $1 and k.action_run_id = $2
                 and ($3::text is null or k.kind = $3) is true
+                and (not k.is_private or k.created_by = $4) is true
         )
     end::bigint as total;
 

@@ -230,9 +230,9 @@ ASKS: dict[str, Arguments] = {
     "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
     "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
     "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
-    "get_artifact": lambda who, its: (its.artifact, who.tenant_id),
-    "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9),
-    "count_artifacts": lambda who, its: (who.tenant_id, None, None),
+    "get_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "count_artifacts": lambda who, its: (who.tenant_id, None, None, who.user_id),
+    "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9, who.user_id),
     "find_message_of_thread": lambda who, its: (its.message, who.tenant_id, its.thread),
     "find_attachment": lambda who, its: (who.tenant_id, its.thread, its.artifact, None),
     "get_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
@@ -390,6 +390,28 @@ async def test_a_colleague_sees_neither_the_user_nor_their_keys(
         args = ASKS[name](colleague, theirs)
         assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
     assert await snapshot(admin) == before
+
+
+async def test_a_colleague_does_not_see_a_private_artifact(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor with statements that forgot to ask who made it."""
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for name in ("get_artifact", "list_artifacts"):
+        query = TENANT_QUERIES[name]
+        forgot = re.sub(r"\(not (\w+)\.is_private or \w+\.created_by = (\$\d+)\)",
+                        r"(\2::uuid is not null)", query.sql)  # fmt: skip
+        assert forgot != query.sql
+        monkeypatch.setitem(load_queries(), name, replace(query, sql=forgot))
+    for is_private in (False, True):
+        await admin.execute(
+            "update artifacts set is_private = $1, created_by = $2 where id = $3",
+            is_private, theirs.owner.user_id, theirs.artifact,
+        )  # fmt: skip
+        for name in ("get_artifact", "list_artifacts"):
+            for who, seen in ((theirs.owner, 1), (colleague, 0 if is_private else 1)):
+                rows = await database.for_tenant(who).fetch_many(name, *ASKS[name](who, theirs))
+                assert len(rows) == seen, (name, is_private)
 
 
 async def test_nobody_makes_files_for_another(
