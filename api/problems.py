@@ -42,6 +42,8 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.AgentSpecNotFound: 404,
     errors.ConcurrencyConflict: 409,
     errors.TooManyTokens: 409,
+    errors.StorageFull: 409,
+    errors.TooManyAttachments: 409,
     errors.SlugTaken: 409,
     errors.AgentSpecInUse: 409,
     errors.ApprovalConflict: 409,

@@ -20,6 +20,8 @@ TurnkeepError
 │   ├── FileTooLarge
 │   ├── ConcurrencyConflict
 │   ├── TooManyTokens
+│   ├── StorageFull
+│   ├── TooManyAttachments
 │   ├── SlugTaken
 │   ├── AgentSpecInUse
 │   ├── ApprovalConflict
@@ -236,6 +238,24 @@ class TooManyTokens(RequestRejected):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"You have {most} valid access tokens; revoke one first")
+
+
+class StorageFull(RequestRejected):
+    """The tenant would store more than it may."""
+
+    code = "storage_full"
+
+    def __init__(self, too_much: str) -> None:
+        super().__init__(f"Your organization would have {too_much}; delete some first")
+
+
+class TooManyAttachments(RequestRejected):
+    """The thread has as many attachments as one may."""
+
+    code = "too_many_attachments"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A thread may have at most {most} attachments; delete some first")
 
 
 class ApprovalConflict(RequestRejected):

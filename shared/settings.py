@@ -166,6 +166,11 @@ class Settings(BaseSettings):
     max_transfers: int = Field(
         default=64, ge=0, description="Files on their way in or out, per API process; 0 is no limit"
     )
+    max_artifacts_per_tenant: int = Field(default=100_000, ge=0, description="0 is no limit")
+    max_stored_bytes_per_tenant: int = Field(
+        default=107_374_182_400, ge=0, description="Of all its artifacts; 0 is no limit"
+    )
+    max_attachments_per_thread: int = Field(default=1000, ge=0, description="0 is no limit")
     ingestion_concurrency: int = Field(default=1, ge=0, le=16, description="Per worker")
     ingestion_memory_bytes: int = Field(
         default=536_870_912, ge=134_217_728, description="Address space of a reading process"

@@ -131,6 +131,16 @@ async def get_artifact_content(request: Request) -> Answer:
         return FileResponse(opened.pop_all(), pieces, size_bytes=row["size_bytes"], headers=headers)
 
 
+async def delete_artifact(request: Request) -> Response:
+    """Hides an artifact of the caller's, also in the threads that it is attached to.
+
+    403: the caller may see it, but somebody else has made it.
+    """
+    principal = await authenticate(request)
+    await state_of(request).artifacts.delete(principal, path_uuid(request, "artifact_id"))
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
 def _created(row: Any) -> Response:
     headers = {"location": ARTIFACT.format(artifact_id=row["id"])}
     return _json(artifact_to_dict(row), HTTPStatus.CREATED, headers)
@@ -149,15 +159,19 @@ OPERATIONS: Final = (
     ),
     Operation(
         "POST", ARTIFACTS, create_artifact, "artifacts", "Create an artifact",
-        body=CreateArtifact, responses={HTTPStatus.CREATED: Artifact},
+        body=CreateArtifact, responses={HTTPStatus.CREATED: Artifact}, errors=(409,),
     ),
     Operation(
         "POST", UPLOAD, upload_artifact, "artifacts", "Upload a file",
-        form=UploadForm, responses={HTTPStatus.CREATED: Artifact},
+        form=UploadForm, responses={HTTPStatus.CREATED: Artifact}, errors=(409,),
     ),
     Operation(
         "GET", ARTIFACT, get_artifact, "artifacts", "Get an artifact",
         responses={HTTPStatus.OK: Artifact},
+    ),
+    Operation(
+        "DELETE", ARTIFACT, delete_artifact, "artifacts", "Delete an artifact",
+        responses={HTTPStatus.NO_CONTENT: None},
     ),
     Operation(
         "GET", CONTENT, get_artifact_content, "artifacts", "Download an artifact",

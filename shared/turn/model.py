@@ -91,7 +91,7 @@ class NewFile:
     mime_type: str
     reader: str | None
     object_key: str | None = None
-    """Where it was stored; None before."""
+    """Where it was stored; None before, and where there is no room for it."""
 
 
 @dataclass(frozen=True, slots=True)

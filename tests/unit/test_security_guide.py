@@ -44,6 +44,8 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert (multipart.IDLE_TIMEOUT_S, multipart.TOTAL_TIMEOUT_S) == (10, 600)
     assert fields["max_upload_bytes"].default == 50 * 2**20
     assert fields["max_transfers"].default == 64
+    limits = ("artifacts_per_tenant", "stored_bytes_per_tenant", "attachments_per_thread")
+    assert [fields[f"max_{name}"].default for name in limits] == [100_000, 100 * 2**30, 1000]
     assert fields["ingestion_memory_bytes"].default == 512 * 2**20
     assert [fields[f"ingestion_{name}_s"].default for name in ("cpu", "timeout")] == [60, 120]
     assert (fields["extracted_text_max_bytes"].default, MAX_TRIES) == (2**20, 3)

@@ -27,7 +27,8 @@ from tests.fixtures.system import add_principal, add_thread
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
     "attachments", "concurrency_limits", "feedback", "idempotency_keys", "messages", "outbox",
-    "replaced_messages", "stored_files", "tenants", "threads", "turn_approvals", "turns", "usage",
+    "replaced_messages", "storage_use", "stored_files", "tenants", "threads", "turn_approvals",
+    "turns", "usage",
     "users",
 }  # fmt: skip
 OPEN = {
@@ -134,8 +135,8 @@ async def theirs(admin: Any) -> Owned:
         tenant, SHA256,
     )  # fmt: skip
     await admin.execute(
-        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256)"
-        " values ($1, $2, 'file', 'text/plain', 1, $3)", artifact, tenant, SHA256,
+        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256, created_by)"
+        " values ($1, $2, 'file', 'text/plain', 1, $3, $4)", artifact, tenant, SHA256, user,
     )  # fmt: skip
     await admin.execute(
         "insert into attachments (id, tenant_id, thread_id, artifact_id) values ($1, $2, $3, $4)",
@@ -232,6 +233,8 @@ ASKS: dict[str, Arguments] = {
     "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
     "get_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
     "count_artifacts": lambda who, its: (who.tenant_id, None, None, who.user_id),
+    "lock_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "delete_artifact": lambda who, its: (its.artifact, who.tenant_id, its.owner.user_id),
     "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9, who.user_id),
     "find_message_of_thread": lambda who, its: (its.message, who.tenant_id, its.thread),
     "find_attachment": lambda who, its: (who.tenant_id, its.thread, its.artifact, None),
@@ -271,6 +274,7 @@ READS_NOTHING = {
     "create_thread": "see below",
     "put_feedback": "see below",
     "add_access_token": "see below",
+    "lock_storage_use": "see below",
     "create_inline_artifact": "see below",
     "create_file_artifact": "see below",
     "create_attachment": "see below",
@@ -420,6 +424,7 @@ async def test_nobody_makes_files_for_another(
     before = await snapshot(admin)
     tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
     for name, args in {
+        "lock_storage_use": (tenant,),
         "create_inline_artifact": (new_id(), tenant, None, "text", None, "t", 1, "x", user),
         "create_file_artifact": (
             new_id(), tenant, None, None, "t", 1, SHA256, "other key", None, user,
