@@ -143,10 +143,10 @@ class Settings(BaseSettings):
     max_queued_per_tenant: int = Field(default=20_000, ge=0, description="Turns that wait")
     max_queued: int = Field(default=200_000, ge=0, description="Turns that wait, of all tenants")
     rate_limit_per_minute: int = Field(
-        default=0, ge=0, description="Requests of a credential, per API process"
+        default=0, ge=0, description="Of an API key, or of a user, per API process"
     )
     max_streams_per_key: int = Field(
-        default=10_000, ge=0, description="Of a credential, per API process"
+        default=10_000, ge=0, description="Of an API key, or of a user, per API process"
     )
     max_streams: int = Field(default=20_000, ge=0, description="Open ones, per API process")
     max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")

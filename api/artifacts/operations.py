@@ -91,7 +91,7 @@ async def upload_artifact(request: Request) -> Response:
     state = state_of(request)
     max_bytes = state.settings.max_upload_bytes
     with (
-        state.admission.transfer(principal.key_id),
+        state.admission.transfer(principal.counted_as),
         Spool(max_bytes, await state.objects.spool_folder()) as spool,
     ):
         form = await read_form(request, spool, max_bytes)
@@ -126,7 +126,7 @@ async def get_artifact_content(request: Request) -> Answer:
         return Response(row["inline_text"].encode(), headers=headers)
     admission = state_of(request).admission
     async with AsyncExitStack() as opened:
-        opened.enter_context(admission.transfer(principal.key_id))
+        opened.enter_context(admission.transfer(principal.counted_as))
         pieces = await opened.enter_async_context(service.read(row))
         return FileResponse(opened.pop_all(), pieces, size_bytes=row["size_bytes"], headers=headers)
 

@@ -104,7 +104,7 @@ async def _accept_with_files(request: Request, new: NewTurn) -> Accepted:
     await state.threads.get(principal, new.thread_id)
     size_bytes = sum(len(file.data) for file in new.files)
     if await state.artifacts.has_room(principal, len(new.files), size_bytes):
-        with state.admission.transfer(principal.key_id):
+        with state.admission.transfer(principal.counted_as):
             new = await _store_files(request, new)
     return await state.turns.submit(new)
 
