@@ -46,6 +46,7 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.TooManyAttachments: 409,
     errors.SlugTaken: 409,
     errors.AgentSpecInUse: 409,
+    errors.TooManyVersions: 409,
     errors.ApprovalConflict: 409,
     errors.CursorExpired: 410,
     errors.QueueFull: 429,

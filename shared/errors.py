@@ -24,6 +24,7 @@ TurnkeepError
 │   ├── TooManyAttachments
 │   ├── SlugTaken
 │   ├── AgentSpecInUse
+│   ├── TooManyVersions
 │   ├── ApprovalConflict
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
@@ -128,7 +129,7 @@ class TooManyFailures(RequestRejected):
 
 
 class Forbidden(RequestRejected):
-    """Known, but not allowed: not by this kind of credential, or not from another site."""
+    """Known, but not allowed: not this user, not by this credential, or not from another site."""
 
     code = "forbidden"
 
@@ -218,6 +219,15 @@ class AgentSpecInUse(RequestRejected):
 
     def __init__(self) -> None:
         super().__init__("This is the default agent; make another one the default first")
+
+
+class TooManyVersions(RequestRejected):
+    """An agent spec has as many versions as one may."""
+
+    code = "too_many_versions"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The agent spec has {most} versions; make another one in its place")
 
 
 class ConcurrencyConflict(RequestRejected):

@@ -214,6 +214,7 @@ ASKS: dict[str, Arguments] = {
     "add_partial_text": lambda who, its: (who.tenant_id, its.silent, "x", {}, "x"),
     "list_output_messages": lambda who, its: (who.tenant_id, its.cancelled),
     "get_me": lambda who, its: (who.tenant_id, its.owner.user_id, its.owner.key_id),
+    "is_admin": lambda who, its: (who.tenant_id, its.owner.user_id),
     "update_user": lambda who, its: (
         who.tenant_id, its.owner.user_id, True, "stolen", False, None, False, None,
     ),
@@ -389,7 +390,7 @@ async def test_a_colleague_sees_neither_the_user_nor_their_keys(
 ) -> None:
     colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
     before = await snapshot(admin)
-    for name in ("get_me", "update_user", "list_access_tokens", "revoke_access_token"):
+    for name in ("get_me", "is_admin", "update_user", "list_access_tokens", "revoke_access_token"):
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
         assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
