@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     tool_http_request: bool = Field(
         default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
     )
+    tool_http_requests_per_tenant: int = Field(
+        default=8, ge=0, description="At once, per worker; 0 is no limit"
+    )
 
     # -- streams
     event_log_max_bytes: int = Field(default=16_777_216, ge=65_536)
