@@ -52,21 +52,21 @@ class AttachmentService:
                 "find_message_of_thread", message_id, tenant_id, thread_id
             ):
                 raise MessageNotFound
-            made = None
             known = await transaction.fetch_one(
                 "find_attachment", tenant_id, thread_id, artifact_id, message_id
             )
             if known is None:
                 self._quota.require_place(thread["attachment_count"], 1)
-                known = made = await transaction.fetch_one(
-                    "create_attachment",
-                    new_id(),
-                    tenant_id,
-                    thread_id,
-                    artifact_id,
-                    message_id,
-                    user_id,
-                )
+            made = await transaction.fetch_one(
+                "create_attachment",
+                new_id(),
+                tenant_id,
+                thread_id,
+                artifact_id,
+                message_id,
+                user_id,
+            )
+            known = made or known
             row = known and await transaction.fetch_one(
                 "get_attachment", known["id"], tenant_id, user_id
             )
