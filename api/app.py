@@ -42,6 +42,7 @@ from shared.service.feedback import FeedbackService
 from shared.service.identity_provider import IdentityProvider
 from shared.service.passwords import Passwords
 from shared.service.sign_in import SignIn
+from shared.service.storage import StorageQuota
 from shared.service.threads import ThreadService
 from shared.service.users import UserService
 from shared.settings import Settings
@@ -162,9 +163,10 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.feedback = FeedbackService(state.database)
         state.agent_specs = AgentSpecService(core.database, agent_catalogue(settings))
         state.objects = ObjectStore(settings)
-        state.artifacts = ArtifactService(state.database, state.objects)
+        quota = StorageQuota.of(settings)
+        state.artifacts = ArtifactService(state.database, state.objects, quota)
         state.attachments = AttachmentService(
-            state.database, Doorbell(core.connection, core.keys).ring
+            state.database, quota, Doorbell(core.connection, core.keys).ring
         )
         await _open_accounts(state, stack)
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)

@@ -50,9 +50,9 @@ async def authenticate(request: Request, *, is_vital: bool = False) -> Principal
     carrier = Carrier.BEARER if bearers else carrier_of(request)
     principal = known or await _authenticate_unknown(request, carrier)
     if state.rate_limit is not None:
-        request.scope[CREDENTIAL] = principal.key_id
+        request.scope[CREDENTIAL] = principal.counted_as
         if not is_vital:
-            state.rate_limit.take(principal.key_id)
+            state.rate_limit.take(principal.counted_as)
     if carrier is Carrier.COOKIE and request.method not in _SAFE:
         require_own_site(request)
     return principal

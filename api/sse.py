@@ -69,6 +69,7 @@ class EventStreamResponse:
         "_sending_since",
         "_spoke",
         "_watch",
+        "counted_as",
         "key_id",
         "raw_headers",
         "status_code",
@@ -89,6 +90,7 @@ class EventStreamResponse:
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.encode(), value.encode()))
         self.key_id: UUID = principal.key_id
+        self.counted_as = principal.counted_as
         self._max_age_s = context.settings.stream_max_age_s
         if principal.expires_at is not None:  # nobody but the token itself knows when it ends
             self._max_age_s = min(self._max_age_s, principal.expires_at - time.time())
@@ -124,7 +126,7 @@ class EventStreamResponse:
         place = context.keeper.add(self)
         context.metrics.open_streams.inc()
         try:
-            with context.seats.hold(self.key_id):
+            with context.seats.hold(self.counted_as):
                 async with self._follower, self._limit:
                     await self._stream(send)
         except (TimeoutError, OSError):

@@ -142,12 +142,13 @@ async def list_users(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = await desk.tenant(asked.tenant)
     rows = await accounts.list_users(desk.database, tenant["id"])
     desk.table(
-        ["EMAIL", "NAME", "STATE", "PASSWORD", "SUBJECT", "ID"],
+        ["EMAIL", "NAME", "STATE", "ADMIN", "PASSWORD", "SUBJECT", "ID"],
         [
             [
                 r["email"],
                 r["name"],
                 state_of(r),
+                "yes" if r["is_admin"] else None,
                 "yes" if r["has_password"] else None,
                 r["subject"],
                 r["id"],
@@ -169,6 +170,12 @@ async def set_a_password(desk: Desk, asked: argparse.Namespace) -> None:
 async def set_a_subject(desk: Desk, asked: argparse.Namespace) -> None:
     await accounts.set_subject(desk.database, await desk.user(asked), asked.subject)
     print("the identity provider's subject is set")
+
+
+async def set_an_admin(desk: Desk, asked: argparse.Namespace) -> None:
+    is_admin = asked.action == "set-admin"
+    await accounts.set_admin(desk.database, await desk.user(asked), is_admin)
+    print(f"{cell(asked.email)} is {'an' if is_admin else 'no'} administrator of {asked.tenant}")
 
 
 async def disable_user(desk: Desk, asked: argparse.Namespace) -> None:
@@ -318,6 +325,8 @@ def add_user_commands(action: Action) -> None:
     named("set-subject", "say who this is for the identity provider", set_a_subject).add_argument(
         "subject"
     )
+    named("set-admin", "let a user change what runs for all of the tenant", set_an_admin)
+    named("unset-admin", "take that away again", set_an_admin)
     named("disable", "keep a user out, keep their data", disable_user)
     named("enable", "let a user in again", disable_user)
 

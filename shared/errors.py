@@ -20,8 +20,11 @@ TurnkeepError
 │   ├── FileTooLarge
 │   ├── ConcurrencyConflict
 │   ├── TooManyTokens
+│   ├── StorageFull
+│   ├── TooManyAttachments
 │   ├── SlugTaken
 │   ├── AgentSpecInUse
+│   ├── TooManyVersions
 │   ├── ApprovalConflict
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
@@ -126,7 +129,7 @@ class TooManyFailures(RequestRejected):
 
 
 class Forbidden(RequestRejected):
-    """Known, but not allowed: not by this kind of credential, or not from another site."""
+    """Known, but not allowed: not this user, not by this credential, or not from another site."""
 
     code = "forbidden"
 
@@ -218,6 +221,15 @@ class AgentSpecInUse(RequestRejected):
         super().__init__("This is the default agent; make another one the default first")
 
 
+class TooManyVersions(RequestRejected):
+    """An agent spec has as many versions as one may."""
+
+    code = "too_many_versions"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The agent spec has {most} versions; make another one in its place")
+
+
 class ConcurrencyConflict(RequestRejected):
     """`onConflict: reject` met an active turn on the same concurrency key."""
 
@@ -236,6 +248,24 @@ class TooManyTokens(RequestRejected):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"You have {most} valid access tokens; revoke one first")
+
+
+class StorageFull(RequestRejected):
+    """The tenant would store more than it may."""
+
+    code = "storage_full"
+
+    def __init__(self, too_much: str) -> None:
+        super().__init__(f"Your organization would have {too_much}; delete some first")
+
+
+class TooManyAttachments(RequestRejected):
+    """The thread has as many attachments as one may."""
+
+    code = "too_many_attachments"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A thread may have at most {most} attachments; delete some first")
 
 
 class ApprovalConflict(RequestRejected):

@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     tool_http_request: bool = Field(
         default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
     )
+    tool_http_requests_per_tenant: int = Field(
+        default=8, ge=0, description="At once, per worker; 0 is no limit"
+    )
 
     # -- streams
     event_log_max_bytes: int = Field(default=16_777_216, ge=65_536)
@@ -143,10 +146,10 @@ class Settings(BaseSettings):
     max_queued_per_tenant: int = Field(default=20_000, ge=0, description="Turns that wait")
     max_queued: int = Field(default=200_000, ge=0, description="Turns that wait, of all tenants")
     rate_limit_per_minute: int = Field(
-        default=0, ge=0, description="Requests of a credential, per API process"
+        default=0, ge=0, description="Of an API key, or of a user, per API process"
     )
     max_streams_per_key: int = Field(
-        default=10_000, ge=0, description="Of a credential, per API process"
+        default=10_000, ge=0, description="Of an API key, or of a user, per API process"
     )
     max_streams: int = Field(default=20_000, ge=0, description="Open ones, per API process")
     max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")
@@ -166,6 +169,11 @@ class Settings(BaseSettings):
     max_transfers: int = Field(
         default=64, ge=0, description="Files on their way in or out, per API process; 0 is no limit"
     )
+    max_artifacts_per_tenant: int = Field(default=100_000, ge=0, description="0 is no limit")
+    max_stored_bytes_per_tenant: int = Field(
+        default=107_374_182_400, ge=0, description="Of all its artifacts; 0 is no limit"
+    )
+    max_attachments_per_thread: int = Field(default=1000, ge=0, description="0 is no limit")
     ingestion_concurrency: int = Field(default=1, ge=0, le=16, description="Per worker")
     ingestion_memory_bytes: int = Field(
         default=536_870_912, ge=134_217_728, description="Address space of a reading process"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from arq import cron
@@ -13,14 +14,19 @@ from arq.worker import Function, func
 
 from shared.errors import ObjectStoreUnavailable
 from shared.files.object_store import ObjectStore, StoredObject
-from shared.jobs import COLLECT_OBJECTS, INGEST_FILES, PURGE_IDEMPOTENCY_KEYS
+from shared.jobs import COLLECT_OBJECTS, INGEST_FILES, PURGE_ARTIFACTS, PURGE_IDEMPOTENCY_KEYS
 from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
 from shared.settings import Settings
 from worker.ingestion.ingester import Ingester
 
 log = structlog.get_logger(__name__)
 
 PURGE_PAGE: Final = 5000
+PURGE_ARTIFACTS_PAGE: Final = 200
+ARTIFACT_GRACE_S: Final = 3600.0
+"""A deleted artifact is kept so long: who uploads the same meanwhile may have been told that its
+content is stored."""
 OBJECT_GRACE: Final = timedelta(days=1)
 """An object that no row names after so long never will be: its upload has failed."""
 
@@ -39,6 +45,41 @@ async def purge_idempotency_keys(ctx: dict[Any, Any]) -> int:
         if purged < PURGE_PAGE:
             log.info("idempotency_keys.purged", count=total)
             return total
+
+
+async def purge_artifacts(ctx: dict[Any, Any]) -> int:
+    """Removes artifacts that were deleted, and contents that no other one has; returns how many."""
+    database: Database = ctx["database"]
+    total = 0
+    while True:
+        rows = await database.fetch_many(
+            "list_deleted_artifacts", ARTIFACT_GRACE_S, PURGE_ARTIFACTS_PAGE
+        )
+        for tenant_id in dict.fromkeys(row["tenant_id"] for row in rows):
+            ids = [row["id"] for row in rows if row["tenant_id"] == tenant_id]
+            for key in await _purge(database, tenant_id, ids):
+                await _discard(ctx["objects"], key)
+        total += len(rows)
+        if len(rows) < PURGE_ARTIFACTS_PAGE:
+            log.info("artifacts.purged", count=total)
+            return total
+
+
+async def _purge(database: Database, tenant_id: UUID, ids: Sequence[UUID]) -> list[str]:
+    async def work(transaction: Transaction) -> list[str]:
+        # First, as who makes artifacts does: else two could wait for each other.
+        await transaction.fetch_many("lock_storage_use_of", tenant_id)
+        rows = await transaction.fetch_many("purge_artifacts", tenant_id, ids, ARTIFACT_GRACE_S)
+        return [row["object_key"] for row in rows]
+
+    return await database.run_in_transaction(work)
+
+
+async def _discard(objects: ObjectStore, key: str) -> None:
+    try:
+        await objects.delete(key)
+    except ObjectStoreUnavailable as error:  # it is collected later
+        log.warning("object.not_discarded", error=str(error))
 
 
 async def collect_objects(ctx: dict[Any, Any]) -> int:
@@ -82,6 +123,14 @@ def cron_jobs() -> list[CronJob]:
             hour=set(range(24)),
             minute=17,
             timeout=300,
+            max_tries=1,
+        ),
+        cron(
+            purge_artifacts,
+            name=PURGE_ARTIFACTS,
+            hour=set(range(24)),
+            minute=29,
+            timeout=1800,
             max_tries=1,
         ),
         cron(

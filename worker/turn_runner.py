@@ -66,6 +66,7 @@ from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
 from worker.history import BYTES_PER_TOKEN, budget_for, history_window
 from worker.tools.base import ToolContext
+from worker.tools.shares import TenantShares
 
 if TYPE_CHECKING:
     from shared.outbound.client import GuardedClient
@@ -112,6 +113,7 @@ class TurnRunner:
         self._on_file_awaited = on_file_awaited
         self._outbound = outbound
         self._attached_seats = asyncio.Semaphore(TEXTS_AT_ONCE)
+        self._outbound_shares = TenantShares(settings.tool_http_requests_per_tenant)
         self._contexts = ContextReader(database, http_allowed=outbound is not None)
         self._endings = GroupCommit(database, "end_turns")
         self._histories = Histories(
@@ -204,6 +206,7 @@ class TurnRunner:
             now=_utc_now,
             attached=AttachmentReader(self._database, self._attached_seats, turn),
             outbound=self._outbound,
+            outbound_shares=self._outbound_shares,
         )
 
     async def _load_history(self, turn: ClaimedTurn) -> list[asyncpg.Record]:

@@ -1,4 +1,7 @@
-"""Agent specs: list, create, read, change, delete. All users of a tenant share them."""
+"""Agent specs: list, create, read, change, delete. All users of a tenant see and use them.
+
+403 for who changes one that somebody else has made, or the default, and is no administrator.
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.connection import CONNECTION, BoundedConnection
 from shared.files.names import content_disposition
 
+log = structlog.get_logger(__name__)
+
+GRACE_S: Final = 30.0
+MIN_BYTES_PER_S: Final = 32_768
+"""A download takes at most the grace and what its bytes take at this rate: it holds a seat."""
 INERT: Final = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; sandbox",
@@ -56,17 +64,31 @@ class FileResponse(Response):
         super().__init__(headers={**headers, "content-length": str(size_bytes)})
         self._opened = opened
         self._pieces = pieces
+        self._longest_s = GRACE_S + size_bytes / MIN_BYTES_PER_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the head, then the pieces; a connection that is gone ends it."""
-        async with self._opened:
-            start = {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-            await send(start)
-            if scope["method"] != "HEAD":
-                async for piece in self._pieces:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        """Sends the head, then the pieces; a connection that is gone, or too slow, ends it."""
+        limit = asyncio.timeout(self._longest_s)
+        try:
+            async with self._opened, limit:
+                await self._send(scope, send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.info("download.too_slow")
+            connection: BoundedConnection | None = scope.get(CONNECTION)
+            if connection is not None:
+                connection.transport.abort()
+                await asyncio.sleep(0)  # the server learns of it, and misses no end
+
+    async def _send(self, scope: Scope, send: Send) -> None:
+        start = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await send(start)
+        if scope["method"] != "HEAD":
+            async for piece in self._pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,4 +1,7 @@
-"""Artifacts over HTTP. They belong to the tenant: every user of it sees them all."""
+"""Artifacts over HTTP. They belong to the tenant: every user of it sees them.
+
+But the files of messages, whose artifacts are seen by who sent them alone.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ class UploadForm(Model):
 
 
 async def list_artifacts(request: Request) -> Response:
-    """The tenant's artifacts, newest first. A long inline text is left out: read it by its id."""
+    """The tenant's artifacts, newest first, and the files of the caller's own messages.
+
+    A long inline text is left out: read it by its id.
+    """
     principal = await authenticate(request)
     query = read_query(request, ArtifactListQuery)
     rows, total = await state_of(request).artifacts.list_artifacts(
@@ -85,7 +91,7 @@ async def upload_artifact(request: Request) -> Response:
     state = state_of(request)
     max_bytes = state.settings.max_upload_bytes
     with (
-        state.admission.transfer(principal.key_id),
+        state.admission.transfer(principal.counted_as),
         Spool(max_bytes, await state.objects.spool_folder()) as spool,
     ):
         form = await read_form(request, spool, max_bytes)
@@ -120,9 +126,19 @@ async def get_artifact_content(request: Request) -> Answer:
         return Response(row["inline_text"].encode(), headers=headers)
     admission = state_of(request).admission
     async with AsyncExitStack() as opened:
-        opened.enter_context(admission.transfer(principal.key_id))
+        opened.enter_context(admission.transfer(principal.counted_as))
         pieces = await opened.enter_async_context(service.read(row))
         return FileResponse(opened.pop_all(), pieces, size_bytes=row["size_bytes"], headers=headers)
+
+
+async def delete_artifact(request: Request) -> Response:
+    """Hides an artifact of the caller's, also in the threads that it is attached to.
+
+    403: the caller may see it, but somebody else has made it.
+    """
+    principal = await authenticate(request)
+    await state_of(request).artifacts.delete(principal, path_uuid(request, "artifact_id"))
+    return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 def _created(row: Any) -> Response:
@@ -143,15 +159,19 @@ OPERATIONS: Final = (
     ),
     Operation(
         "POST", ARTIFACTS, create_artifact, "artifacts", "Create an artifact",
-        body=CreateArtifact, responses={HTTPStatus.CREATED: Artifact},
+        body=CreateArtifact, responses={HTTPStatus.CREATED: Artifact}, errors=(409,),
     ),
     Operation(
         "POST", UPLOAD, upload_artifact, "artifacts", "Upload a file",
-        form=UploadForm, responses={HTTPStatus.CREATED: Artifact},
+        form=UploadForm, responses={HTTPStatus.CREATED: Artifact}, errors=(409,),
     ),
     Operation(
         "GET", ARTIFACT, get_artifact, "artifacts", "Get an artifact",
         responses={HTTPStatus.OK: Artifact},
+    ),
+    Operation(
+        "DELETE", ARTIFACT, delete_artifact, "artifacts", "Delete an artifact",
+        responses={HTTPStatus.NO_CONTENT: None},
     ),
     Operation(
         "GET", CONTENT, get_artifact_content, "artifacts", "Download an artifact",

@@ -131,7 +131,7 @@ OPERATIONS: Final = (
     Operation(
         "POST", ATTACHMENTS, create_attachment, "attachments", "Create an attachment",
         query=CreateAttachmentQuery, body=CreateAttachment,
-        responses={HTTPStatus.CREATED: Attachment, HTTPStatus.OK: Attachment},
+        responses={HTTPStatus.CREATED: Attachment, HTTPStatus.OK: Attachment}, errors=(409,),
     ),
     Operation(
         "GET", ATTACHMENT, get_attachment, "attachments", "Get an attachment",

@@ -61,7 +61,7 @@ async def export_feedback(request: Request) -> Answer:
     principal = await authenticate(request)
     query = read_query(request, FeedbackQuery)
     admission = state_of(request).admission
-    with admission.stream(principal.key_id):
+    with admission.stream(principal.counted_as):
         lines = _lines(request, principal, _filter(query))
         # What is wrong shows before the head is sent; afterwards only a cut connection can tell.
         first = await anext(lines, b"")
@@ -85,7 +85,7 @@ async def _lines(
 async def _seated(
     admission: Admission, principal: Principal, first: bytes, lines: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    with admission.streams.hold(principal.key_id):
+    with admission.streams.hold(principal.counted_as):
         yield first
         async for piece in lines:
             yield piece

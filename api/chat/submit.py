@@ -85,6 +85,8 @@ def build_turn(
 def accept_turn(request: Request, new: NewTurn) -> Coroutine[Any, Any, Accepted]:
     """Submits a turn as `TurnService.submit` does; its files, if any, are stored right before.
 
+    Where there is no room they are not: the accept refuses them, unless it is a replay.
+
     Raises:
         Saturated: as many files are on their way as may be.
         ObjectStoreUnavailable: a file cannot be stored; nothing was accepted.
@@ -100,8 +102,10 @@ async def _accept_with_files(request: Request, new: NewTurn) -> Accepted:
     if replay is not None:
         return replay
     await state.threads.get(principal, new.thread_id)
-    with state.admission.transfer(principal.key_id):
-        new = await _store_files(request, new)
+    size_bytes = sum(len(file.data) for file in new.files)
+    if await state.artifacts.has_room(principal, len(new.files), size_bytes):
+        with state.admission.transfer(principal.counted_as):
+            new = await _store_files(request, new)
     return await state.turns.submit(new)
 
 

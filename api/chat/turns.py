@@ -53,7 +53,7 @@ async def stream_turn(request: Request) -> Answer:
     """
     principal = await authenticate(request)
     state_of(request).admission.require_calm()
-    with state_of(request).admission.stream(principal.key_id):
+    with state_of(request).admission.stream(principal.counted_as):
         return await _submit_and_stream(request, principal)
 
 
@@ -137,7 +137,7 @@ async def get_turn(request: Request) -> Response:
 async def follow_turn(request: Request) -> Answer:
     """A turn's events from a cursor, in the native protocol."""
     principal = await authenticate(request)
-    with state_of(request).admission.stream(principal.key_id):
+    with state_of(request).admission.stream(principal.counted_as):
         return await _follow(request, principal)
 
 
@@ -162,7 +162,7 @@ async def attach_to_thread(request: Request) -> Answer:
     the stream.
     """
     principal = await authenticate(request)
-    with state_of(request).admission.stream(principal.key_id):
+    with state_of(request).admission.stream(principal.counted_as):
         return await _attach(request, principal)
 
 
@@ -240,7 +240,7 @@ async def _wait_if_asked(
     wait_s = preferred_wait_s(request)
     if not wait_s or turn.is_terminal:
         return turn, turn_headers(turn, wait_s)
-    seat = state_of(request).admission.poll(principal.key_id)
+    seat = state_of(request).admission.poll(principal.counted_as)
     if seat is None:
         return turn, {**turn_headers(turn, None), "retry-after": str(soon_s())}
     with seat:

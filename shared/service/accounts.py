@@ -42,6 +42,11 @@ async def set_user_disabled(database: Database, user_id: UUID, is_out: bool) -> 
     await database.fetch_one("set_user_disabled", user_id, is_out)
 
 
+async def set_admin(database: Database, user_id: UUID, is_admin: bool) -> None:
+    """Lets a user change what runs for all users of the tenant, or no longer."""
+    await database.fetch_one("set_admin", user_id, is_admin)
+
+
 async def set_subject(database: Database, user_id: UUID, subject: str) -> None:
     """Says whom the identity provider means by `subject`, in the user's tenant."""
     await database.fetch_one("set_subject", user_id, subject)

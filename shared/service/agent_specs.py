@@ -1,4 +1,8 @@
-"""Agent specs of a tenant: list, create, read, change, delete, and which one is the default."""
+"""Agent specs of a tenant: list, create, read, change, delete, and which one is the default.
+
+A spec runs in the private threads of whoever gave it to one, and the default in those of all: it is
+changed by who made it, the default one by administrators alone.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,22 @@ import asyncpg
 from shared.agents.default import DEFAULT_MARKDOWN
 from shared.agents.spec import MARKDOWN_LOC, AgentSpec, SpecMode, parse_agent_spec
 from shared.agents.tool_names import HTTP_REQUEST, TOOL_NAMES
-from shared.errors import AgentSpecInUse, AgentSpecNotFound, InvalidRequest, SlugTaken
+from shared.errors import (
+    AgentSpecInUse,
+    AgentSpecNotFound,
+    Forbidden,
+    InvalidRequest,
+    SlugTaken,
+    TooManyVersions,
+)
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.settings import Settings
 from shared.turn.model import Principal
 
+MAX_VERSIONS: Final = 1000
+"""Of a spec. All are kept, for a turn runs with the one it was accepted with."""
 _PER_DEPLOYMENT: Final = "is not enabled in this deployment"
 
 
@@ -101,6 +114,8 @@ class AgentSpecService:
 
         Raises:
             AgentSpecNotFound: unknown, deleted or another tenant's.
+            Forbidden: the caller has not made it, or it is or becomes the default.
+            TooManyVersions: it has as many as it may.
             InvalidRequest: as `create`, or a sub-agent would be the tenant's default.
             SlugTaken: as `create`.
         """
@@ -113,9 +128,13 @@ class AgentSpecService:
             if make_default:
                 await transaction.fetch_one("lock_agent_specs", tenant_id)
             locked = _found(await transaction.fetch_one("lock_agent_spec", spec_id, tenant_id))
+            is_for_all = locked["is_default"] or make_default
+            await _require_leave(transaction, principal, locked["created_by"], is_for_all)
             row = _found(await transaction.fetch_one("get_agent_spec", spec_id, tenant_id))
             mode = row["frontmatter"]["mode"]
             if parsed is not None and markdown is not None and markdown != row["markdown"]:
+                if locked["version"] >= MAX_VERSIONS:
+                    raise TooManyVersions(MAX_VERSIONS)
                 spec, head = parsed
                 mode = spec.frontmatter.mode
                 if locked["is_default"]:
@@ -148,6 +167,7 @@ class AgentSpecService:
 
         Raises:
             AgentSpecNotFound: unknown, deleted or another tenant's.
+            Forbidden: neither has the caller made it, nor are they an administrator.
             AgentSpecInUse: it is the tenant's default.
         """
 
@@ -155,6 +175,7 @@ class AgentSpecService:
             locked = _found(
                 await transaction.fetch_one("lock_agent_spec", spec_id, principal.tenant_id)
             )
+            await _require_leave(transaction, principal, locked["created_by"], locked["is_default"])
             if locked["is_default"]:
                 raise AgentSpecInUse
             await transaction.fetch_one(
@@ -243,6 +264,19 @@ async def _add(
             spec.instructions,
         )
     )
+
+
+async def _require_leave(
+    transaction: Transaction, principal: Principal, made_by: UUID | None, is_for_all: bool
+) -> None:
+    if made_by == principal.user_id and not is_for_all:
+        return
+    row = await transaction.fetch_one("is_admin", principal.tenant_id, principal.user_id)
+    if row is not None and row["is_admin"]:
+        return
+    if is_for_all:
+        raise Forbidden("Only administrators may change the default agent")
+    raise Forbidden("Only who made an agent spec, and administrators, may change it")
 
 
 async def _check_sub_agents(

@@ -213,7 +213,9 @@ class ApiKeys:
         ):
             self._bad.put(known_as, None, asked_at)
             return None
-        principal = Principal(row["tenant_id"], row["user_id"], row["id"])
+        principal = Principal(
+            row["tenant_id"], row["user_id"], row["id"], is_self_made=row["is_self_made"]
+        )
         self._good.put(known_as, principal, asked_at)
         if len(self._used) < MAX_USES:
             self._used.add(principal.key_id)
@@ -329,7 +331,9 @@ async def find_principal(
         row = await _find_subject(database, identity)
     if row is None or row["id"] is None or row["is_disabled"]:
         return None
-    return Principal(row["tenant_id"], row["id"], row["subject_id"], identity.expires_at)
+    return Principal(
+        row["tenant_id"], row["id"], row["subject_id"], identity.expires_at, is_self_made=True
+    )
 
 
 def _no_address_of(identity: Identity) -> str:

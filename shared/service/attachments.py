@@ -16,6 +16,7 @@ from shared.errors import (
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.storage import StorageQuota
 from shared.turn.ingestion import IngestionStatus
 from shared.turn.model import Principal
 
@@ -23,8 +24,9 @@ from shared.turn.model import Principal
 class AttachmentService:
     """Rows come as records. `ring` tells the workers that there is something to read."""
 
-    def __init__(self, database: Database, ring: Callable[[], None]) -> None:
+    def __init__(self, database: Database, quota: StorageQuota, ring: Callable[[], None]) -> None:
         self._database = database
+        self._quota = quota
         self._ring = ring
 
     async def attach(
@@ -34,20 +36,27 @@ class AttachmentService:
 
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
-            ArtifactNotFound: unknown, or another tenant's.
+            ArtifactNotFound: unknown, another tenant's, or another user's private one.
             MessageNotFound: not a message of this thread.
+            TooManyAttachments: it is not attached yet, and the thread has as many as it may.
         """
         tenant_id, user_id = principal.tenant_id, principal.user_id
 
         async def work(transaction: Transaction) -> tuple[asyncpg.Record | None, bool]:
-            if await transaction.fetch_one("lock_thread", thread_id, tenant_id, user_id) is None:
+            thread = await transaction.fetch_one("lock_thread", thread_id, tenant_id, user_id)
+            if thread is None:
                 raise ThreadNotFound
-            if await transaction.fetch_one("get_artifact", artifact_id, tenant_id) is None:
+            if not await transaction.fetch_one("lock_artifact", artifact_id, tenant_id, user_id):
                 raise ArtifactNotFound
             if message_id is not None and not await transaction.fetch_one(
                 "find_message_of_thread", message_id, tenant_id, thread_id
             ):
                 raise MessageNotFound
+            known = await transaction.fetch_one(
+                "find_attachment", tenant_id, thread_id, artifact_id, message_id
+            )
+            if known is None:
+                self._quota.require_place(thread["attachment_count"], 1)
             made = await transaction.fetch_one(
                 "create_attachment",
                 new_id(),
@@ -57,9 +66,7 @@ class AttachmentService:
                 message_id,
                 user_id,
             )
-            known = made or await transaction.fetch_one(
-                "find_attachment", tenant_id, thread_id, artifact_id, message_id
-            )
+            known = made or known
             row = known and await transaction.fetch_one(
                 "get_attachment", known["id"], tenant_id, user_id
             )

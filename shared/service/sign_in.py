@@ -89,7 +89,8 @@ class SignIn:
         )
         if row is None:  # the password was changed while it was being checked
             raise NotAuthenticated("Not authenticated")
-        return Session(secret, Principal(tenant_id, user_id, session_id), row["expires_at"])
+        principal = Principal(tenant_id, user_id, session_id, is_self_made=True)
+        return Session(secret, principal, row["expires_at"])
 
     async def _count_attempt(self, account: bytes) -> None:
         limit = self._settings.login_attempts

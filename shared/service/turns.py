@@ -16,6 +16,7 @@ from shared.errors import (
     Overloaded,
     PostgresUnavailable,
     RedisUnavailable,
+    StorageFull,
     ThreadNotFound,
     TurnNotFound,
 )
@@ -31,6 +32,7 @@ from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub
 from shared.service.regenerate import accept_regenerated
+from shared.service.storage import StorageQuota
 from shared.turn.messages import preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
@@ -56,6 +58,7 @@ class TurnService:
         metrics: Metrics,
         backlog: Backlog,
         queue_ttl_s: float,
+        quota: StorageQuota | None = None,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
@@ -63,6 +66,7 @@ class TurnService:
         self._metrics = metrics
         self._backlog = backlog
         self._queue_ttl_s = queue_ttl_s
+        self._quota = quota or StorageQuota()
         self._accepts = GroupCommit(database, "accept_turns")
         self._announcements: set[asyncio.Task[None]] = set()
         self._replays_sought = 0
@@ -89,6 +93,8 @@ class TurnService:
                 and the turn would answer a message anew.
             QueueFull: no more turns may wait; one that was accepted before is still returned.
             Saturated: the turn would not be started within its queue time.
+            StorageFull: there is no room for the message's files.
+            TooManyAttachments: the same of the thread.
             PostgresUnavailable: nothing was accepted, or nobody can tell; a retry under the same
                 idempotency key is safe.
         """
@@ -134,7 +140,8 @@ class TurnService:
         async def accept(transaction: Transaction) -> Any:
             tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
             # First: a conflict would tell a stranger that somebody else's thread is busy.
-            if await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id) is None:
+            thread = await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id)
+            if thread is None:
                 raise ThreadNotFound
             await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
             known = await transaction.fetch_one(
@@ -149,6 +156,8 @@ class TurnService:
                 raise ConcurrencyConflict(
                     str(active["id"]) if active["user_id"] == user_id else None
                 )
+            if new.files:
+                await self._require_room(transaction, new, thread["attachment_count"])
             await transaction.go_on_as_engine()
             accepted = await transaction.fetch_one(
                 "accept_turns", *columns([as_elements(self._accept_arguments(new))])
@@ -158,6 +167,15 @@ class TurnService:
             return accepted
 
         return await self._database.for_tenant(new.principal).run_in_transaction(accept)
+
+    async def _require_room(self, transaction: Transaction, new: NewTurn, attached: int) -> None:
+        size_bytes = sum(len(file.data) for file in new.files)
+        self._quota.require_place(attached, len(new.files))
+        await self._quota.require_room(
+            transaction, new.principal.tenant_id, len(new.files), size_bytes
+        )
+        if any(file.object_key is None for file in new.files):  # there was no room a moment ago
+            raise StorageFull("more than it may store")
 
     def _accept_arguments(self, new: NewTurn) -> tuple[Any, ...]:
         return (

@@ -41,6 +41,16 @@ class Principal:
     key_id: UUID
     expires_at: float | None = field(default=None, compare=False)
     """Unix time at which a provider's token ends; credentials of ours are asked for instead."""
+    is_self_made: bool = field(default=False, compare=False)
+    """A token, a session, or a provider's token: the user may get more of them."""
+
+    @property
+    def counted_as(self) -> UUID:
+        """Under which id rates and seats are counted, so that nobody multiplies their share.
+
+        An API key, which operators make, counts alone; all that a user makes or brings as the user.
+        """
+        return self.user_id if self.is_self_made else self.key_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ class NewFile:
     mime_type: str
     reader: str | None
     object_key: str | None = None
-    """Where it was stored; None before."""
+    """Where it was stored; None before, and where there is no room for it."""
 
 
 @dataclass(frozen=True, slots=True)

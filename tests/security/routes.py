@@ -86,6 +86,7 @@ VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     f"POST {_ARTIFACTS}/upload": (201, _UPLOAD),
     f"GET {_ARTIFACTS}/{{artifact_id}}": (200, None),
     f"GET {_ARTIFACTS}/{{artifact_id}}/content": (200, None),
+    f"DELETE {_ARTIFACTS}/{{artifact_id}}": (204, None),
     f"GET {SPECS}": (200, None),
     f"POST {SPECS}": (201, {"markdown": _MARKDOWN}),
     f"GET {_SPEC}": (200, None),
@@ -146,7 +147,7 @@ class Route:
 
     @property
     def is_shared(self) -> bool:
-        """Whether all users of a tenant may use it on each other's things."""
+        """Whether all users of a tenant see each other's things there."""
         return self.path.startswith((SPECS, _ARTIFACTS))
 
     @property

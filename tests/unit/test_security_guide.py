@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from api import body, connection, failed_credentials
-from api.artifacts import multipart
+from api.artifacts import content, multipart
 from api.chat import schemas
 from shared.service import api_keys
 from shared.settings import Settings
@@ -42,8 +42,11 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert (prefixes, api_keys._SHOWN_CHARS) == (("vai_sk_", "vai_pat_", "vai_ses_"), 12)
     assert (fields["login_attempts"].default, fields["login_window_s"].default) == (10, 900)
     assert (multipart.IDLE_TIMEOUT_S, multipart.TOTAL_TIMEOUT_S) == (10, 600)
+    assert (content.GRACE_S, content.MIN_BYTES_PER_S) == (30, 32 * 1024)
     assert fields["max_upload_bytes"].default == 50 * 2**20
     assert fields["max_transfers"].default == 64
+    limits = ("artifacts_per_tenant", "stored_bytes_per_tenant", "attachments_per_thread")
+    assert [fields[f"max_{name}"].default for name in limits] == [100_000, 100 * 2**30, 1000]
     assert fields["ingestion_memory_bytes"].default == 512 * 2**20
     assert [fields[f"ingestion_{name}_s"].default for name in ("cpu", "timeout")] == [60, 120]
     assert (fields["extracted_text_max_bytes"].default, MAX_TRIES) == (2**20, 3)

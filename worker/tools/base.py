@@ -23,6 +23,7 @@ from shared.turn.text import storable_json
 
 if TYPE_CHECKING:
     from shared.outbound.client import GuardedClient
+    from worker.tools.shares import TenantShares
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,8 @@ class ToolContext:
     """Of the thread's attachments, those of this turn's message included."""
     outbound: GuardedClient | None = None
     """None: this deployment lets no tool ask other servers."""
+    outbound_shares: TenantShares | None = None
+    """How many of its connections a tenant may hold; None: any number."""
 
 
 A = TypeVar("A", bound=Arguments)

@@ -5,6 +5,8 @@ GET and HEAD alone: a turn that is taken over runs again, and nothing may happen
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
 from typing import Final, Literal
 
 from pydantic import Field, JsonValue
@@ -14,6 +16,7 @@ from worker.tools.base import Arguments, Tool, ToolContext, ToolFailed
 
 MAX_BODY_BYTES: Final = 16_384
 TIMEOUT_S: Final = 10.0
+"""Waiting for a seat included."""
 _SHOWN_HEADERS: Final = ("content-type", "content-language", "last-modified", "location")
 _MAX_HEADER_CHARS: Final = 500
 
@@ -43,17 +46,19 @@ class HttpRequest(Tool[HttpArguments]):
         if context.outbound is None:
             raise ToolFailed("This deployment lets no tool ask other servers")
         headers = {"accept": arguments.accept} if arguments.accept else None
-        try:
-            response = await context.outbound.request(
-                arguments.method,
-                arguments.url,
-                headers=headers,
-                follow_redirects=3,
-                total_timeout_s=TIMEOUT_S,
-                max_body_bytes=MAX_BODY_BYTES,
-            )
-        except OutboundFailed as error:
-            raise ToolFailed(str(error)) from error
+        async with AsyncExitStack() as seat:
+            left_s = await _wait_for_seat(seat, context)
+            try:
+                response = await context.outbound.request(
+                    arguments.method,
+                    arguments.url,
+                    headers=headers,
+                    follow_redirects=3,
+                    total_timeout_s=left_s,
+                    max_body_bytes=MAX_BODY_BYTES,
+                )
+            except OutboundFailed as error:
+                raise ToolFailed(str(error)) from error
         shown = {
             name: response.headers[name][:_MAX_HEADER_CHARS]
             for name in _SHOWN_HEADERS
@@ -66,6 +71,24 @@ class HttpRequest(Tool[HttpArguments]):
             "isTruncated": response.is_truncated,
             "url": response.url,
         }
+
+
+async def _wait_for_seat(seat: AsyncExitStack, context: ToolContext) -> float:
+    """Takes one of the tenant's seats; how many seconds are left for the request.
+
+    Raises:
+        ToolFailed: none is free in time.
+    """
+    if context.outbound_shares is None:
+        return TIMEOUT_S
+    loop = asyncio.get_running_loop()
+    last = loop.time() + TIMEOUT_S
+    try:
+        async with asyncio.timeout_at(last):
+            await seat.enter_async_context(context.outbound_shares.take(context.tenant_id))
+    except TimeoutError:
+        raise ToolFailed("Too many requests are under way; ask fewer servers at once") from None
+    return max(0.1, last - loop.time())
 
 
 def _text(body: bytes) -> str:

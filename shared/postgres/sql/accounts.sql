@@ -35,9 +35,10 @@ where n.id = $1
 returning n.id;
 
 -- name: add_user :one engine
--- Makes a user; the same address again is the same user. $1 id  $2 tenant  $3 address  $4 name
-insert into users (id, tenant_id, email, name)
-values ($1, $2, $3, $4)
+-- Makes a user; the same address again is the same user. The first of a tenant is its administrator.
+-- $1 id  $2 tenant  $3 address  $4 name
+insert into users (id, tenant_id, email, name, is_admin)
+values ($1, $2, $3, $4, not exists (select from users u where u.tenant_id = $2))
 on conflict (tenant_id, email) do update set name = excluded.name
 returning id;
 
@@ -52,7 +53,7 @@ limit 1;
 -- name: list_users :many engine
 -- Users of one tenant, newest first. $1 tenant
 select
-    u.id, u.email, u.name, u.subject, u.created_at, u.disabled_at,
+    u.id, u.email, u.name, u.subject, u.is_admin, u.created_at, u.disabled_at,
     u.password_hash is not null as has_password
 from users u
 where u.tenant_id = $1
@@ -64,6 +65,20 @@ update users u
 set disabled_at = case when $2::boolean then coalesce(u.disabled_at, now()) end
 where u.id = $1
 returning u.id;
+
+-- name: set_admin :one engine
+-- Makes a user an administrator of their tenant, or takes that away. $1 user  $2 is one
+-- scope: system
+update users u
+set is_admin = $2::boolean
+where u.id = $1
+returning u.id;
+
+-- name: is_admin :one tenant
+-- Whether a user is an administrator of their tenant. $1 tenant  $2 user
+select u.is_admin
+from users u
+where u.id = $2 and u.tenant_id = $1;
 
 -- name: set_subject :one engine
 -- Whom a provider means by a subject; null: nobody. $1 user  $2 subject?   -- scope: system

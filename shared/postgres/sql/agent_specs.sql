@@ -44,7 +44,7 @@ where s.tenant_id = $1 and s.is_default;
 
 -- name: lock_agent_spec :one tenant
 -- One living spec; nobody else changes it until the commit. $1 spec  $2 tenant
-select s.id, s.version, s.is_default
+select s.id, s.version, s.is_default, s.created_by
 from agent_specs s
 where s.id = $1 and (s.tenant_id = $2 and s.deleted_at is null) is true
 for update;

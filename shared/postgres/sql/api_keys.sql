@@ -1,7 +1,8 @@
 -- name: find_api_key :one engine
 -- The credential a hash stands for; no row where anything makes it, or the one it was made with,
 -- invalid. $1 hash   -- scope: system
-select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type
+select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type,
+    k.token_type <> 'api_key' as is_self_made
 from api_keys k
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id

@@ -210,7 +210,8 @@ where at.id = $5
     ) is true;
 
 -- name: attach_message_files :many engine
--- The files of a message that has just been accepted: stored content, artifacts, attachments.
+-- The files of a message that has just been accepted: stored content, artifacts, attachments. As
+-- private as the message.
 -- $1 tenant  $2 user  $3 thread  $4 message; one array per column, one element per file:
 -- $5 artifacts  $6 attachments  $7 sha256s  $8 object keys  $9 sizes  $10 readers  $11 names
 -- $12 types
@@ -261,9 +262,9 @@ stored as (
 ),
 made as (
     insert into artifacts (
-        id, tenant_id, kind, original_filename, mime_type, size_bytes, sha256, created_by
+        id, tenant_id, kind, original_filename, mime_type, size_bytes, sha256, created_by, is_private
     )
-    select a.artifact_id, $1, 'file', a.name, a.mime_type, a.size_bytes, a.sha256, $2::uuid
+    select a.artifact_id, $1, 'file', a.name, a.mime_type, a.size_bytes, a.sha256, $2::uuid, true
     from asked a
 ),
 attached as (

@@ -78,7 +78,7 @@ left join lateral (
 
 -- name: lock_thread :one tenant
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user
-select th.id
+select th.id, th.attachment_count
 from threads th
 where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true

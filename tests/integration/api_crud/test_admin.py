@@ -109,6 +109,23 @@ async def test_passwords(
     assert "idp|ann" in await call("user", "list", acme)
 
 
+async def test_the_first_user_administers_and_others_when_they_are_told_to(
+    call: Call, acme: str, admin: Any
+) -> None:
+    await call("user", "create", acme, "bob@acme.example")
+    await call("user", "create", acme, "ann2@acme.example")
+    who = "select array_agg(email order by email) from users where is_admin"
+    assert await admin.fetchval(who) == ["ann@acme.example"]
+    told = await call("user", "set-admin", acme, "Bob@acme.example")
+    assert "is an administrator" in told
+    assert await admin.fetchval(who) == ["ann@acme.example", "bob@acme.example"]
+    told = await call("user", "unset-admin", acme, "ann@acme.example")
+    assert "is no administrator" in told
+    assert await admin.fetchval(who) == ["bob@acme.example"]
+    (line,) = [line for line in (await call("user", "list", acme)).splitlines() if "bob" in line]
+    assert "yes" in line
+
+
 async def test_limits(call: Call, acme: str, admin: Any) -> None:
     await call("limit", "set", acme, "crm", "3")
     await call("limit", "set", acme, "crm", "5")

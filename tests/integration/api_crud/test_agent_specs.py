@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shared.ids import new_id
+from shared.service import agent_specs
 from tests.integration.api_crud.conftest import THREADS, AddClient, Client
 
 SPECS = "/api/v1/agents/specs"
@@ -188,6 +189,55 @@ async def test_a_colleague_shares_specs_and_a_stranger_learns_nothing(
     assert (await client.delete(path)).status_code == 204
     assert (await client.get(path)).status_code == 404
     assert (await client.delete(path)).status_code == 404
+
+
+def assert_forbidden(answer: Any) -> None:
+    assert answer.status_code == 403, answer.text
+    told = answer.json()
+    assert told.keys() == {"detail", "title", "status", "type"}
+    assert (told["title"], told["status"]) == ("Forbidden", 403)
+
+
+async def test_a_member_rewrites_nobody_elses_agent(
+    client: Client, add_client: AddClient, admin: Any
+) -> None:
+    """Least of all the one that runs everybody's threads."""
+    member, other = [await add_client(client.tenant_id) for _ in range(2)]
+    (default,) = (await member.get(SPECS)).json()["specs"]
+    own, theirs = await make(member, "own"), await make(other, "theirs")
+    changes: tuple[dict[str, Any], ...] = (
+        {"markdown": markdown("stolen")}, {"isDefault": True}, {},
+    )  # fmt: skip
+    for spec in (default, theirs):
+        for body in changes:
+            assert_forbidden(await member.patch(f"{SPECS}/{spec['id']}", json=body))
+        assert_forbidden(await member.delete(f"{SPECS}/{spec['id']}"))
+        assert (await member.get(f"{SPECS}/{spec['id']}")).json() == spec
+    assert_forbidden(await member.patch(f"{SPECS}/{own['id']}", json={"isDefault": True}))
+    assert (await member.patch(f"{SPECS}/{own['id']}", json=changes[0])).json()["version"] == 2
+    # An administrator may do all of it. What they made the default is no longer its maker's alone.
+    moved = await client.patch(f"{SPECS}/{own['id']}", json={"isDefault": True})
+    assert moved.json()["isDefault"] is True
+    assert_forbidden(await member.patch(f"{SPECS}/{own['id']}", json={"markdown": markdown("x")}))
+    assert_forbidden(await member.delete(f"{SPECS}/{own['id']}"))
+    assert (await client.patch(f"{SPECS}/{theirs['id']}", json=changes[0])).status_code == 409
+    assert (await client.delete(f"{SPECS}/{theirs['id']}")).status_code == 204
+    await admin.execute("update users set is_admin = true where id = $1", member.user_id)
+    back = await member.patch(f"{SPECS}/{default['id']}", json={"isDefault": True})
+    assert back.json()["isDefault"] is True
+    assert (await member.delete(f"{SPECS}/{own['id']}")).status_code == 204
+
+
+async def test_the_versions_of_a_spec_are_bounded(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_specs, "MAX_VERSIONS", 2)
+    path = f"{SPECS}/{(await make(client))['id']}"
+    assert (await client.patch(path, json={"markdown": markdown(body="2")})).status_code == 200
+    refused = await client.patch(path, json={"markdown": markdown(body="3")})
+    assert refused.status_code == 409
+    assert "2 versions" in refused.json()["detail"]
+    assert (await client.patch(path, json={"markdown": markdown(body="2")})).status_code == 200
 
 
 @pytest.mark.parametrize("change", ["create", "update"])

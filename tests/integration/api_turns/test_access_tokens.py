@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from api.admission import RateLimit
 from api.app import create_app
 from shared.service.accounts import (
     find_tenant,
@@ -479,3 +481,33 @@ async def test_without_keys_nobody_can_tell(
             assert (await client.get(ME)).status_code == 503
         async with client_of(app, "vai_sk_wrong") as client:
             assert (await client.get(ME)).status_code == 401, "other credentials go on"
+
+
+async def test_who_makes_tokens_has_one_share_of_what_is_limited(
+    app: Starlette, root: httpx.AsyncClient
+) -> None:
+    """A key that an operator made has its own."""
+    app.state.rate_limit = RateLimit(4)
+    made = [(await root.post(TOKENS, json={"name": "x"})).json()["plaintext"] for _ in range(2)]
+    first, second = [client_of(app, secret) for secret in made]
+    async with first, second:
+        left = []
+        for asked in (first, second, first, second):
+            answered = await asked.get(USER)
+            assert answered.status_code == 200
+            left.append(answered.headers["x-ratelimit-remaining"])
+        assert left == ["3", "2", "1", "0"]
+        for asked in (first, second):
+            assert (await asked.get(USER)).status_code == 429
+        assert (await root.get(USER)).headers["x-ratelimit-remaining"] == "1"
+        app.state.rate_limit = None
+        artifact = await root.post("/api/v1/artifacts/upload", files={"file": ("a", b"x")})
+        path = f"/api/v1/artifacts/{artifact.json()['id']}/content"
+        user_id = UUID((await root.get(USER)).json()["id"])
+        with contextlib.ExitStack() as held:
+            for _ in range(16):
+                held.enter_context(app.state.admission.transfer(user_id))
+            for asked in (first, second):
+                assert (await asked.get(path)).status_code == 503
+            assert (await root.get(path)).status_code == 200
+        assert (await first.get(path)).status_code == 200

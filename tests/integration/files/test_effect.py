@@ -292,3 +292,35 @@ async def test_a_file_of_a_message_is_a_transfer(
         assert (await user.submit(thread)).status_code == 202, "without a file it needs no seat"
     assert (await user.post(path, json=body)).status_code == 202
     assert (seats.open, len(objects())) == (0, 1)
+
+
+async def test_a_file_of_a_message_is_its_senders_alone(
+    user: User, add_user: AddUser, upload: Upload, attach: Any
+) -> None:
+    """Whatever becomes of the thread: to a colleague it answers as an unknown one does."""
+    colleague = await add_user(user.tenant_id)
+    thread = await user.thread()
+    body = message(file_part(b"between us", "1.txt"), modelId="scripted")
+    assert (await user.post(f"/threads/{thread}/turns", json=body)).status_code == 202
+    (attachment,) = (await user.get(f"/threads/{thread}/attachments")).json()
+    private, shared = attachment["artifactId"], (await upload(b"for all"))["id"]
+    theirs = await colleague.thread()
+
+    async def ask(by: User, artifact_id: str) -> list[httpx.Response]:
+        paths = (f"{ARTIFACTS}/{artifact_id}", f"{ARTIFACTS}/{artifact_id}/content")
+        into = theirs if by is colleague else await user.thread()
+        attached = await by.post(f"/threads/{into}/attachments?artifact_id={artifact_id}")
+        return [*[await by.get(path) for path in paths], attached]
+
+    for is_deleted in (False, True):
+        if is_deleted:
+            assert (await user.delete(f"/threads/{thread}")).status_code == 204
+        unknown = await ask(colleague, str(new_id()))
+        for foreign, absent in zip(await ask(colleague, private), unknown, strict=True):
+            assert foreign.status_code == 404
+            assert foreign.content == absent.content
+        seen = (await colleague.get(ARTIFACTS)).json()
+        assert ([a["id"] for a in seen["artifacts"]], seen["total"]) == ([shared], 1)
+        assert [answer.status_code for answer in await ask(user, private)] == [200, 200, 201]
+        assert (await user.get(ARTIFACTS)).json()["total"] == 2
+    assert (await colleague.get(f"/threads/{theirs}/attachments")).json() == []

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from shared.outbound.client import GuardedClient
+from shared.ids import new_id
+from shared.outbound.client import GuardedClient, OutboundResponse
 from shared.outbound.url_rules import OutboundRules
 from tests.integration.outbound.tenant_server import Authority, TenantServer, tenant_server
 from tests.integration.outbound.test_client import NAME, Names, answer, loopback_is_public, url
 from tests.unit.tools.test_tools import CONTEXT
-from worker.tools.base import ToolFailed, call_tool
+from worker.tools import http_request
+from worker.tools.base import ToolContext, ToolFailed, call_tool
 from worker.tools.http_request import MAX_BODY_BYTES, HttpRequest
+from worker.tools.shares import TenantShares
 
 
 async def ask(client: GuardedClient, address: str, **more: str) -> Any:
@@ -72,3 +76,61 @@ async def test_nothing_is_sent_but_questions() -> None:
     async with GuardedClient() as client:
         with pytest.raises(ToolFailed, match="method"):
             await ask(client, "https://example.org/", method="POST")
+
+
+class SlowServers:
+    """Stands where the guarded client does: answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.left_s: list[float] = []
+        self.may_answer = asyncio.Event()
+
+    async def request(self, *_: Any, total_timeout_s: float, **__: Any) -> Any:
+        self.asked += 1
+        self.left_s.append(total_timeout_s)
+        await self.may_answer.wait()
+        return OutboundResponse(200, {}, b"hello", False, "https://example.org/")
+
+
+def context_of(servers: SlowServers, shares: TenantShares) -> ToolContext:
+    outbound: Any = servers
+    return replace(CONTEXT, tenant_id=new_id(), outbound=outbound, outbound_shares=shares)
+
+
+async def call(context: ToolContext) -> Any:
+    arguments = {"url": "https://example.org/"}
+    return await call_tool(HttpRequest(), context, arguments, timeout_s=20)
+
+
+async def test_a_tenant_has_its_share_and_no_more() -> None:
+    """The others of a process are not kept waiting by one that asks for everything."""
+    servers, shares = SlowServers(), TenantShares(2)
+    greedy, modest = context_of(servers, shares), context_of(servers, shares)
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(call(greedy)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        assert servers.asked == 2
+        calls.append(group.create_task(call(modest)))
+        await asyncio.sleep(0.05)
+        assert servers.asked == 3
+        servers.may_answer.set()
+    assert [task.result()["status"] for task in calls] == [200] * 6
+    assert shares._shares == {}, "nothing is kept of who has left"
+
+
+async def test_waiting_counts_against_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_request, "TIMEOUT_S", 0.5)
+    servers, shares = SlowServers(), TenantShares(1)
+    context = context_of(servers, shares)
+    first = asyncio.create_task(call(context))
+    await asyncio.sleep(0.05)
+    with pytest.raises(ToolFailed, match="Too many requests"):
+        await call(context)
+    second = asyncio.create_task(call(context))
+    await asyncio.sleep(0.2)
+    servers.may_answer.set()
+    await asyncio.gather(first, second)
+    assert servers.left_s[0] > 0.49
+    assert 0 < servers.left_s[1] < 0.4
+    assert shares._shares == {}

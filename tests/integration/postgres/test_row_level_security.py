@@ -27,7 +27,8 @@ from tests.fixtures.system import add_principal, add_thread
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
     "attachments", "concurrency_limits", "feedback", "idempotency_keys", "messages", "outbox",
-    "replaced_messages", "stored_files", "tenants", "threads", "turn_approvals", "turns", "usage",
+    "replaced_messages", "storage_use", "stored_files", "tenants", "threads", "turn_approvals",
+    "turns", "usage",
     "users",
 }  # fmt: skip
 OPEN = {
@@ -134,8 +135,8 @@ async def theirs(admin: Any) -> Owned:
         tenant, SHA256,
     )  # fmt: skip
     await admin.execute(
-        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256)"
-        " values ($1, $2, 'file', 'text/plain', 1, $3)", artifact, tenant, SHA256,
+        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256, created_by)"
+        " values ($1, $2, 'file', 'text/plain', 1, $3, $4)", artifact, tenant, SHA256, user,
     )  # fmt: skip
     await admin.execute(
         "insert into attachments (id, tenant_id, thread_id, artifact_id) values ($1, $2, $3, $4)",
@@ -213,6 +214,7 @@ ASKS: dict[str, Arguments] = {
     "add_partial_text": lambda who, its: (who.tenant_id, its.silent, "x", {}, "x"),
     "list_output_messages": lambda who, its: (who.tenant_id, its.cancelled),
     "get_me": lambda who, its: (who.tenant_id, its.owner.user_id, its.owner.key_id),
+    "is_admin": lambda who, its: (who.tenant_id, its.owner.user_id),
     "update_user": lambda who, its: (
         who.tenant_id, its.owner.user_id, True, "stolen", False, None, False, None,
     ),
@@ -230,9 +232,11 @@ ASKS: dict[str, Arguments] = {
     "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
     "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
     "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
-    "get_artifact": lambda who, its: (its.artifact, who.tenant_id),
-    "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9),
-    "count_artifacts": lambda who, its: (who.tenant_id, None, None),
+    "get_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "count_artifacts": lambda who, its: (who.tenant_id, None, None, who.user_id),
+    "lock_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "delete_artifact": lambda who, its: (its.artifact, who.tenant_id, its.owner.user_id),
+    "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9, who.user_id),
     "find_message_of_thread": lambda who, its: (its.message, who.tenant_id, its.thread),
     "find_attachment": lambda who, its: (who.tenant_id, its.thread, its.artifact, None),
     "get_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
@@ -271,6 +275,7 @@ READS_NOTHING = {
     "create_thread": "see below",
     "put_feedback": "see below",
     "add_access_token": "see below",
+    "lock_storage_use": "see below",
     "create_inline_artifact": "see below",
     "create_file_artifact": "see below",
     "create_attachment": "see below",
@@ -385,11 +390,33 @@ async def test_a_colleague_sees_neither_the_user_nor_their_keys(
 ) -> None:
     colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
     before = await snapshot(admin)
-    for name in ("get_me", "update_user", "list_access_tokens", "revoke_access_token"):
+    for name in ("get_me", "is_admin", "update_user", "list_access_tokens", "revoke_access_token"):
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
         assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
     assert await snapshot(admin) == before
+
+
+async def test_a_colleague_does_not_see_a_private_artifact(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor with statements that forgot to ask who made it."""
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for name in ("get_artifact", "list_artifacts"):
+        query = TENANT_QUERIES[name]
+        forgot = re.sub(r"\(not (\w+)\.is_private or \w+\.created_by = (\$\d+)\)",
+                        r"(\2::uuid is not null)", query.sql)  # fmt: skip
+        assert forgot != query.sql
+        monkeypatch.setitem(load_queries(), name, replace(query, sql=forgot))
+    for is_private in (False, True):
+        await admin.execute(
+            "update artifacts set is_private = $1, created_by = $2 where id = $3",
+            is_private, theirs.owner.user_id, theirs.artifact,
+        )  # fmt: skip
+        for name in ("get_artifact", "list_artifacts"):
+            for who, seen in ((theirs.owner, 1), (colleague, 0 if is_private else 1)):
+                rows = await database.for_tenant(who).fetch_many(name, *ASKS[name](who, theirs))
+                assert len(rows) == seen, (name, is_private)
 
 
 async def test_nobody_makes_files_for_another(
@@ -398,6 +425,7 @@ async def test_nobody_makes_files_for_another(
     before = await snapshot(admin)
     tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
     for name, args in {
+        "lock_storage_use": (tenant,),
         "create_inline_artifact": (new_id(), tenant, None, "text", None, "t", 1, "x", user),
         "create_file_artifact": (
             new_id(), tenant, None, None, "t", 1, SHA256, "other key", None, user,
