@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     tool_max_calls: int = Field(default=50, ge=1, le=1000, description="Of one run")
     tool_http_request: bool = Field(
         default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
+    )
+    mcp_private_networks: frozenset[IPv4Network | IPv6Network] = Field(
+        default=frozenset(), description="JSON list: where MCP servers may be besides the internet"
     )
 
     # -- streams
