@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     tool_http_request: bool = Field(
         default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
     )
+    mcp_connect_timeout_s: float = Field(
+        default=10.0, gt=0, le=60, description="MCP servers: to connect and list tools"
+    )
     mcp_private_networks: frozenset[IPv4Network | IPv6Network] = Field(
         default=frozenset(), description="JSON list: where MCP servers may be besides the internet"
     )
