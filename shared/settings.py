@@ -123,7 +123,7 @@ class Settings(BaseSettings):
 
     # -- tools of agents: docs/agents.md
     tool_timeout_s: float = Field(default=20.0, gt=0, le=120, description="Of one tool call")
-    tool_max_calls: int = Field(default=50, ge=1, le=1000, description="Of one run")
+    tool_max_calls: int = Field(default=50, ge=1, le=1000, description="Of one turn")
     tool_http_request: bool = Field(
         default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
     )
