@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 PURGE_IDEMPOTENCY_KEYS: Final = "purge_idempotency_keys"
+PURGE_CREDENTIALS: Final = "purge_credentials"
 COLLECT_OBJECTS: Final = "collect_objects"
 INGEST_FILES: Final = "ingest_files"
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, where `datetime` ends

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     key_pepper: SecretStr = Field(min_length=16, description="Keys the hashes of API keys")
     dev_api_key: SecretStr | None = Field(default=None, description="Of the development user")
     dev_password: SecretStr | None = Field(default=None, description="Of the same")
+    ended_credentials_kept_s: float = Field(
+        default=2_592_000, ge=86_400, description="Tokens and sessions, after they are over"
+    )
     auth_failures_per_minute: int = Field(
         default=120, ge=0, description="Per address and API process, then 429; 0: no limit"
     )
