@@ -9,6 +9,7 @@ import asyncio
 import getpass
 import sys
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +18,14 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import PostgresUnavailable
+from shared.outbound.configuration import mcp_rules
+from shared.outbound.errors import UrlRefused
+from shared.outbound.url_rules import DEFAULT_PORTS
 from shared.postgres.pool import Database
-from shared.service import accounts
+from shared.service import accounts, mcp_servers
 from shared.service.api_keys import create_api_key, create_tenant, create_user
 from shared.service.passwords import MIN_CHARS, hash_password, new_password
+from shared.service.sealing import Sealer
 
 PLACE = "short name or id"
 ASK, GENERATE = "ask", "generate"
@@ -33,15 +38,20 @@ class AdminSettings(BaseSettings):
 
     database_url: SecretStr
     key_pepper: SecretStr | None = Field(default=None, min_length=16)
+    # where MCP servers may be: as the workers have it
+    outbound_ports: frozenset[int] = DEFAULT_PORTS
+    outbound_allow_http: bool = False
+    outbound_own_addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
+    mcp_private_networks: frozenset[IPv4Network | IPv6Network] = frozenset()
 
     def pepper(self) -> bytes:
-        """For making keys, which no other command needs.
+        """For making keys and sealing tokens, which no other commands need.
 
         Raises:
             CommandError: it is not set.
         """
         if self.key_pepper is None:
-            raise CommandError("TURNKEEP_KEY_PEPPER must be set, the same as for the API")
+            raise CommandError("TURNKEEP_KEY_PEPPER must be set, the same as for API and workers")
         return self.key_pepper.get_secret_value().encode()
 
 
@@ -270,6 +280,72 @@ async def remove_a_limit(desk: Desk, asked: argparse.Namespace) -> None:
     print(f"{cell(asked.key)}: one turn at once, as without a limit")
 
 
+# -- MCP servers
+
+
+async def add_an_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
+    tenant = await desk.tenant(asked.tenant)
+    prefix = f"{asked.name}_" if asked.prefix is None else asked.prefix
+    wanted = mcp_servers.McpServer(
+        name=asked.name,
+        url=asked.url,
+        tool_prefix=prefix,
+        token=await read_token() if asked.token else None,
+        tools=frozenset(asked.tool) or None,
+        requires_approval=asked.approval == "always",
+        unattended_tools=frozenset(asked.unattended),
+    )
+    try:
+        server = mcp_servers.checked(wanted, mcp_rules(desk.settings))
+    except (ValueError, UrlRefused) as error:
+        raise CommandError(str(error)) from None
+    sealer = Sealer(desk.settings.pepper())
+    if not await mcp_servers.add_server(desk.database, sealer, tenant["id"], server):
+        raise CommandError(f"{tenant['slug']} has a server {server.name!r}; remove it first")
+    print(f"agents of {tenant['slug']} may name mcp:{server.name}")
+
+
+async def list_mcp_servers(desk: Desk, asked: argparse.Namespace) -> None:
+    tenant = await desk.tenant(asked.tenant)
+    rows = await mcp_servers.list_servers(desk.database, tenant["id"])
+    desk.table(
+        ["NAME", "URL", "TOKEN", "PREFIX", "TOOLS", "APPROVAL", "MADE"],
+        [
+            [
+                r["name"],
+                r["url"],
+                "yes" if r["has_token"] else None,
+                r["tool_prefix"] or None,
+                "all" if r["tools"] is None else " ".join(r["tools"]),
+                approval_of(r),
+                r["created_at"],
+            ]
+            for r in rows
+        ],
+    )
+
+
+def approval_of(row: Any) -> str:
+    if not row["requires_approval"]:
+        return "never"
+    unattended = " ".join(row["unattended_tools"])
+    return f"always, but for {unattended}" if unattended else "always"
+
+
+async def remove_an_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
+    tenant = await desk.tenant(asked.tenant)
+    if not await mcp_servers.remove_server(desk.database, tenant["id"], asked.name):
+        raise CommandError(f"{tenant['slug']} has no MCP server {asked.name!r}")
+    print(f"removed       {cell(asked.name)}; turns of agents that name it fail from now on")
+
+
+async def read_token() -> str:
+    """From the terminal or standard input: an argument would stand in the list of processes."""
+    if sys.stdin.isatty():
+        return await asyncio.to_thread(getpass.getpass, "Token: ")
+    return (await asyncio.to_thread(sys.stdin.readline)).rstrip("\n")
+
+
 # -- the command line
 
 Command = Callable[[Desk, argparse.Namespace], Awaitable[None]]
@@ -295,6 +371,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_user_commands(thing("user", "people and backends inside a tenant"))
     add_key_commands(thing("key", "API keys and personal tokens"))
     add_limit_commands(thing("limit", "how many turns of a concurrency key run at once"))
+    add_mcp_server_commands(thing("mcp-server", "servers whose tools a tenant's agents may call"))
     return parser.parse_args(arguments)
 
 
@@ -361,6 +438,43 @@ def add_limit_commands(action: Action) -> None:
         if verb == "set":
             change.add_argument("most", type=at_once, help="1 to 1000")
     action("list", "list a tenant's limits", list_limits).add_argument("tenant", help=PLACE)
+
+
+def add_mcp_server_commands(action: Action) -> None:
+    for verb, told, command in (
+        ("add", "add a server of the Model Context Protocol", add_an_mcp_server),
+        ("remove", "forget a server and its token", remove_an_mcp_server),
+    ):
+        change = action(verb, told, command)
+        change.add_argument("tenant", help=PLACE)
+        change.add_argument("name", help="agents name it as mcp:NAME")
+        if verb == "add":
+            add_mcp_server_options(change)
+    action("list", "list a tenant's servers, without their tokens", list_mcp_servers).add_argument(
+        "tenant", help=PLACE
+    )
+
+
+def add_mcp_server_options(add: argparse.ArgumentParser) -> None:
+    add.add_argument("url", help="https://host/path, streamable HTTP")
+    add.add_argument(
+        "--token",
+        action="store_true",
+        help="read a bearer token from the terminal or standard input",
+    )
+    add.add_argument("--prefix", help="before its tools' names; default: NAME_")
+    add.add_argument(
+        "--tool", action="append", default=[], help="offer this tool; repeat; default: all"
+    )
+    add.add_argument(
+        "--approval",
+        choices=("always", "never"),
+        default="always",
+        help="whether a person allows each call; default: always",
+    )
+    add.add_argument(
+        "--unattended", action="append", default=[], help="this tool needs no approval; repeat"
+    )
 
 
 def at_once(text: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     key_pepper: SecretStr = Field(min_length=16, description="Keys the hashes of API keys")
     dev_api_key: SecretStr | None = Field(default=None, description="Of the development user")
     dev_password: SecretStr | None = Field(default=None, description="Of the same")
+    ended_credentials_kept_s: float = Field(
+        default=2_592_000, ge=86_400, description="Tokens and sessions, after they are over"
+    )
     auth_failures_per_minute: int = Field(
         default=120, ge=0, description="Per address and API process, then 429; 0: no limit"
     )
@@ -123,12 +126,18 @@ class Settings(BaseSettings):
 
     # -- tools of agents: docs/agents.md
     tool_timeout_s: float = Field(default=20.0, gt=0, le=120, description="Of one tool call")
-    tool_max_calls: int = Field(default=50, ge=1, le=1000, description="Of one run")
+    tool_max_calls: int = Field(default=50, ge=1, le=1000, description="Of one turn")
     tool_http_request: bool = Field(
         default=False, description="Agents may ask public HTTP servers: docs/outbound.md"
     )
     tool_http_requests_per_tenant: int = Field(
         default=8, ge=0, description="At once, per worker; 0 is no limit"
+    )
+    mcp_connect_timeout_s: float = Field(
+        default=10.0, gt=0, le=60, description="MCP servers: to connect and list tools"
+    )
+    mcp_private_networks: frozenset[IPv4Network | IPv6Network] = Field(
+        default=frozenset(), description="JSON list: where MCP servers may be besides the internet"
     )
 
     # -- streams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 from typing import Any, Final
 
 import asyncpg
@@ -39,7 +40,13 @@ async def read_resumption(database: Database, turn: ClaimedTurn) -> Resumption:
             round=turn.parked_count,
             messages=[row["raw_data"] for row in messages],
             approvals=[a for a in approvals if a.round == turn.parked_count],
+            spent=_spent(turn),
         )
+
+
+def _spent(turn: ClaimedTurn) -> Decimal:
+    usage = turn.earlier_usage
+    return Decimal() if usage is None else Decimal(usage.total_cost or 0)
 
 
 class RecordedRun:

@@ -22,9 +22,11 @@ import structlog
 
 from shared.agents.default import default_agent_spec
 from shared.agents.spec import AgentSpec, stored_agent_spec
+from shared.agents.tool_names import MCP_PREFIX
 from shared.errors import InvalidRequest, PostgresUnavailable, TurnFailed
 from shared.postgres.pool import Database
 from shared.turn.model import ClaimedTurn
+from worker.mcp_client.servers import McpUse
 from worker.recent import Recent
 from worker.tools.base import OfferedTool
 from worker.tools.registry import tools_of
@@ -58,6 +60,7 @@ class Agent:
     instructions: str
     sampling: dict[str, Any]
     tools: tuple[OfferedTool, ...]
+    mcp: tuple[McpUse, ...]
     max_cost: Decimal | None
 
 
@@ -70,7 +73,9 @@ class TurnContext:
     timezone: str
     now: datetime
 
-    def instructions(self, turn: ClaimedTurn, attached: str | None = None) -> str | None:
+    def instructions(
+        self, turn: ClaimedTurn, attached: str | None = None, missing_tools: str | None = None
+    ) -> str | None:
         """All that stands before the conversation; `attached` is the section of attached texts.
 
         None for the scripted model, which reads none.
@@ -82,6 +87,7 @@ class TurnContext:
             turn.instructions,
             None if self.profile is None else describe_user(self.profile),
             describe_time(self.now, self.timezone),
+            missing_tools,
             attached,
         )
         return "\n\n".join(filter(None, sections)) or None
@@ -135,6 +141,7 @@ class ContextReader:
             instructions=spec.instructions,
             sampling=spec.sampling,
             tools=tools_of(spec, http_allowed=self._http_allowed),
+            mcp=_mcp_uses(spec),
             max_cost=spec.frontmatter.permissions.max_cost_per_run,
         )
 
@@ -143,6 +150,11 @@ class ContextReader:
         if row is None:
             return None
         return Profile(row["name"], row["email"], row["organization"], row["timezone"])
+
+
+def _mcp_uses(spec: AgentSpec) -> tuple[McpUse, ...]:
+    approved = set(spec.frontmatter.permissions.require_approval)
+    return tuple(McpUse(name, MCP_PREFIX + name in approved) for name in spec.mcp_servers)
 
 
 def known_timezone(*names: object) -> str:

@@ -14,7 +14,13 @@ from arq.worker import Function, func
 
 from shared.errors import ObjectStoreUnavailable
 from shared.files.object_store import ObjectStore, StoredObject
-from shared.jobs import COLLECT_OBJECTS, INGEST_FILES, PURGE_ARTIFACTS, PURGE_IDEMPOTENCY_KEYS
+from shared.jobs import (
+    COLLECT_OBJECTS,
+    INGEST_FILES,
+    PURGE_ARTIFACTS,
+    PURGE_CREDENTIALS,
+    PURGE_IDEMPOTENCY_KEYS,
+)
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.settings import Settings
@@ -33,17 +39,28 @@ OBJECT_GRACE: Final = timedelta(days=1)
 
 async def purge_idempotency_keys(ctx: dict[Any, Any]) -> int:
     """Forgets idempotency keys whose turn ended long enough ago; returns how many."""
-    database: Database = ctx["database"]
     settings: Settings = ctx["settings"]
+    total = await _purge(ctx["database"], "purge_idempotency_keys", settings.idempotency_ttl_s)
+    log.info("idempotency_keys.purged", count=total)
+    return total
+
+
+async def purge_credentials(ctx: dict[Any, Any]) -> int:
+    """Forgets personal tokens and sessions that ended long enough ago; returns how many."""
+    settings: Settings = ctx["settings"]
+    total = await _purge(ctx["database"], "purge_credentials", settings.ended_credentials_kept_s)
+    log.info("credentials.purged", count=total)
+    return total
+
+
+async def _purge(database: Database, query: str, kept_s: float) -> int:
+    """Runs a query that deletes a page of what ended `kept_s` ago, until nothing is left."""
     total = 0
     while True:
-        row = await database.fetch_one(
-            "purge_idempotency_keys", settings.idempotency_ttl_s, PURGE_PAGE
-        )
+        row = await database.fetch_one(query, kept_s, PURGE_PAGE)
         purged = 0 if row is None else int(row["purged"])
         total += purged
         if purged < PURGE_PAGE:
-            log.info("idempotency_keys.purged", count=total)
             return total
 
 
@@ -131,6 +148,14 @@ def cron_jobs() -> list[CronJob]:
             hour=set(range(24)),
             minute=29,
             timeout=1800,
+            max_tries=1,
+        ),
+        cron(
+            purge_credentials,
+            name=PURGE_CREDENTIALS,
+            hour=set(range(24)),
+            minute=35,
+            timeout=300,
             max_tries=1,
         ),
         cron(

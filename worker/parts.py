@@ -23,6 +23,7 @@ from worker.event_writer import EventWriter
 from worker.held_turns import HeldTurns
 from worker.ingestion.ingester import Ingester
 from worker.lease import Heartbeat
+from worker.mcp_client.servers import McpServers
 from worker.reaper import Reaper
 from worker.sweeper import Sweeper
 from worker.turn_runner import TurnRunner
@@ -68,6 +69,8 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         ingester = Ingester(
             database=core.database, objects=objects, settings=settings, metrics=metrics
         )
+        mcp = McpServers(core.database, settings)
+        stack.push_async_callback(mcp.aclose)
         outbound = None
         if settings.tool_http_request:
             from shared.outbound.client import GuardedClient
@@ -109,6 +112,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
                 metrics=metrics,
                 settings=settings,
                 on_file_awaited=ingester.wake,
+                mcp=mcp,
                 outbound=outbound,
             ),
             heartbeat=Heartbeat(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -65,6 +66,7 @@ from worker.engine.registry import Engines
 from worker.event_writer import EventWriter, TurnLog
 from worker.held_turns import HeldTurn, StopReason
 from worker.history import BYTES_PER_TOKEN, budget_for, history_window
+from worker.mcp_client.servers import McpOffer, McpServers
 from worker.tools.base import ToolContext
 from worker.tools.shares import TenantShares
 
@@ -75,6 +77,7 @@ log = structlog.get_logger(__name__)
 
 COMMIT_RETRY_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 5.0
+NO_MCP: Final = McpOffer()
 _DEADLINE_STEP_S: Final = 0.5
 _DELTAS: Final = (MessageDelta, ReasoningDelta)
 _STORED_SIZE_MARGIN: Final = 4
@@ -102,6 +105,7 @@ class TurnRunner:
         metrics: Metrics,
         settings: Settings,
         on_file_awaited: Callable[[], None],
+        mcp: McpServers,
         outbound: GuardedClient | None = None,
     ) -> None:
         self._database = database
@@ -111,6 +115,7 @@ class TurnRunner:
         self._metrics = metrics
         self._settings = settings
         self._on_file_awaited = on_file_awaited
+        self._mcp = mcp
         self._outbound = outbound
         self._attached_seats = asyncio.Semaphore(TEXTS_AT_ONCE)
         self._outbound_shares = TenantShares(settings.tool_http_requests_per_tenant)
@@ -163,8 +168,10 @@ class TurnRunner:
         """What a turn goes on from that was parked."""
         return await read_resumption(self._database, turn)
 
-    async def prepare(self, turn: ClaimedTurn, resumption: Resumption | None = None) -> EngineRun:
-        """The engine's run of a turn, with the history it may see.
+    async def prepare(
+        self, turn: ClaimedTurn, stack: AsyncExitStack, resumption: Resumption | None = None
+    ) -> EngineRun:
+        """The engine's run of a turn, with the history it may see; `stack` ends with the run.
 
         Raises:
             TurnFailed: the model or the settings are no good.
@@ -172,6 +179,9 @@ class TurnRunner:
         rows = await self._load_history(turn) if turn.has_history else []
         context = await self._contexts.read(turn)
         agent = context.agent
+        mcp = NO_MCP
+        if agent.mcp and self._engines.offers_tools(turn.model_id):
+            mcp = await stack.enter_async_context(self._mcp.open(turn, agent.mcp, agent.tools))
         max_tokens = budget_for(turn.model_id, self._settings.history_max_tokens)
         attached: Sequence[AttachedText] = ()
         if turn.has_attachments:
@@ -185,10 +195,10 @@ class TurnRunner:
             tenant_id=turn.tenant_id,
             model_id=turn.model_id,
             settings=agent.sampling | turn.settings if agent.sampling else turn.settings,
-            instructions=context.instructions(turn, as_instructions(attached)),
+            instructions=context.instructions(turn, as_instructions(attached), mcp.instructions()),
             history=[_as_model_message(row) for row in shown],
             prompt=turn.prompt,
-            tools=agent.tools,
+            tools=agent.tools + mcp.tools,
             tool_context=self._tool_context(turn, context),
             max_cost=agent.max_cost,
             resumption=resumption,
@@ -467,21 +477,22 @@ class _Drive:
 
     async def run(self) -> None:
         total_deadline = asyncio.get_running_loop().time() + self._runner.turn_timeout_s
-        try:
-            async with asyncio.timeout_at(total_deadline):
-                self._run = await self._prepare()
-        except TimeoutError as error:
-            raise _too_long() from error
-        await self._runner.drive(self._run, self._turn_log, total_deadline)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(total_deadline):
+                    self._run = await self._prepare(stack)
+            except TimeoutError as error:
+                raise _too_long() from error
+            await self._runner.drive(self._run, self._turn_log, total_deadline)
 
-    async def _prepare(self) -> EngineRun:
+    async def _prepare(self, stack: AsyncExitStack) -> EngineRun:
         turn = self._held.turn
         if turn.parked_count:
-            return await self._go_on(turn)
+            return await self._go_on(turn, stack)
         self._turn_log.append(TurnStarted(attempt=turn.attempt, model_id=turn.model_id))
-        return await self._runner.prepare(turn)
+        return await self._runner.prepare(turn, stack)
 
-    async def _go_on(self, turn: ClaimedTurn) -> EngineRun:
+    async def _go_on(self, turn: ClaimedTurn, stack: AsyncExitStack) -> EngineRun:
         """The run of a turn that was parked, once its readers have heard what led up to it."""
         resumption = await self._runner.read_resumption(turn)
         told = retell(resumption.messages)
@@ -490,7 +501,7 @@ class _Drive:
         )
         for event in told:
             self._turn_log.append(event)
-        return await self._runner.prepare(turn, resumption)
+        return await self._runner.prepare(turn, stack, resumption)
 
     def result(self) -> EngineResult:
         return EngineResult() if self._run is None else self._run.result()

@@ -10,7 +10,8 @@
     ---
     You answer questions about the attached tables.
 
-Pure: models, enabled tools and sub-agents, which depend on who runs it, are the service's to check.
+Pure: models, enabled tools, MCP servers and sub-agents, which depend on who runs it, are the
+service's to check.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.agents.tool_names import TOOL_NAMES
+from shared.agents.tool_names import TOOL_NAMES, mcp_server_named
 from shared.agents.yaml_head import YamlRefused, load_yaml_head
 from shared.errors import InvalidRequest
 
@@ -123,6 +124,12 @@ class AgentSpec(BaseModel):
     instructions: str
 
     @property
+    def mcp_servers(self) -> list[str]:
+        """Names of the servers whose tools it has, in its order."""
+        named = map(mcp_server_named, self.frontmatter.tools)
+        return [name for name in named if name is not None]
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """The sampling settings under the names that `settings` of a turn uses."""
         chosen = self.frontmatter.model_settings.model_dump(exclude_none=True)
@@ -154,8 +161,8 @@ def parse_agent_spec(markdown: str) -> tuple[AgentSpec, dict[str, Any]]:
         raise InvalidRequest(MARKDOWN_LOC, msg, "frontmatter_invalid") from None
     frontmatter = _validate(head)
     for index, name in enumerate(frontmatter.tools):
-        if name not in TOOL_NAMES:
-            msg = f"There is no such tool. Tools: {', '.join(TOOL_NAMES)}"
+        if name not in TOOL_NAMES and mcp_server_named(name) is None:
+            msg = f"There is no such tool. Tools: {', '.join(TOOL_NAMES)}, mcp:<server>"
             raise InvalidRequest((*MARKDOWN_LOC, "tools", index), msg, "unknown_tool")
     return AgentSpec(frontmatter=frontmatter, instructions=instructions), head
 

@@ -1,7 +1,11 @@
-"""The tools an agent spec can name. The worker implements exactly these, which a test holds."""
+"""The tools an agent spec can name. The worker implements exactly these, which a test holds.
+
+Besides, `mcp:<name>` names all tools of a server of the tenant: docs/mcp.md.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 CALCULATOR: Final = "calculator"
@@ -19,3 +23,12 @@ TOOL_NAMES: Final = (
     HTTP_REQUEST,
     APPROVAL,
 )
+
+MCP_PREFIX: Final = "mcp:"
+MCP_NAME_PATTERN: Final = r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*"
+
+
+def mcp_server_named(tool: str) -> str | None:
+    """The server that `mcp:<name>` names; None for every other text."""
+    name = tool.removeprefix(MCP_PREFIX)
+    return name if name != tool and re.fullmatch(MCP_NAME_PATTERN, name) else None

@@ -15,7 +15,7 @@ import asyncpg
 
 from shared.agents.default import DEFAULT_MARKDOWN
 from shared.agents.spec import MARKDOWN_LOC, AgentSpec, SpecMode, parse_agent_spec
-from shared.agents.tool_names import HTTP_REQUEST, TOOL_NAMES
+from shared.agents.tool_names import HTTP_REQUEST, MCP_PREFIX, TOOL_NAMES, mcp_server_named
 from shared.errors import (
     AgentSpecInUse,
     AgentSpecNotFound,
@@ -94,6 +94,7 @@ class AgentSpecService:
 
         async def write(transaction: Transaction) -> asyncpg.Record:
             await _seed_default(transaction, principal.tenant_id)
+            await _check_mcp_servers(transaction, principal, spec)
             await _check_sub_agents(transaction, principal, spec)
             who = {"tenant_id": principal.tenant_id, "user_id": principal.user_id}
             return await _add(transaction, markdown, **who, is_default=False)
@@ -139,6 +140,7 @@ class AgentSpecService:
                 mode = spec.frontmatter.mode
                 if locked["is_default"]:
                     _require_primary(mode, (*MARKDOWN_LOC, "mode"))
+                await _check_mcp_servers(transaction, principal, spec)
                 await _check_sub_agents(transaction, principal, spec)
                 await transaction.fetch_one(
                     "add_agent_spec_version",
@@ -223,7 +225,7 @@ class AgentSpecService:
             msg = "This deployment cannot run the model"
             raise InvalidRequest((*MARKDOWN_LOC, "model"), msg, "unknown_model")
         for index, name in enumerate(head.tools):
-            if name not in self._catalogue.tools:
+            if name not in self._catalogue.tools and mcp_server_named(name) is None:
                 raise InvalidRequest(
                     (*MARKDOWN_LOC, "tools", index), f"{name} {_PER_DEPLOYMENT}", "unknown_tool"
                 )
@@ -277,6 +279,20 @@ async def _require_leave(
     if is_for_all:
         raise Forbidden("Only administrators may change the default agent")
     raise Forbidden("Only who made an agent spec, and administrators, may change it")
+
+
+async def _check_mcp_servers(
+    transaction: Transaction, principal: Principal, spec: AgentSpec
+) -> None:
+    wanted = spec.mcp_servers
+    if not wanted:
+        return
+    rows = await transaction.fetch_many("find_mcp_server_names", principal.tenant_id, wanted)
+    known = {MCP_PREFIX + row["name"] for row in rows}
+    for index, tool in enumerate(spec.frontmatter.tools):
+        if tool not in known and mcp_server_named(tool) is not None:
+            loc = (*MARKDOWN_LOC, "tools", index)
+            raise InvalidRequest(loc, "There is no MCP server with this name", "unknown_tool")
 
 
 async def _check_sub_agents(

@@ -18,6 +18,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from shared.background import in_background
 from shared.errors import NotAuthenticated, PostgresUnavailable
 from shared.ids import new_id
 from shared.postgres.pool import Database
@@ -71,16 +73,14 @@ class ApiKeys:
         self._valid: _ShortCache[UUID, None] = _ShortCache(BAD_FOR_S)
         self._look_ups: dict[bytes | UUID, asyncio.Task[Principal | None]] = {}
         self._used: set[UUID] = set()
-        self._noting: asyncio.Task[None] | None = None
+        self._loops = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._noting = asyncio.create_task(self._note_uses_for_ever())
+        await self._loops.enter_async_context(in_background(self._note_uses_for_ever))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._noting is not None:
-            self._noting.cancel()
-            await asyncio.wait([self._noting])
+        await self._loops.aclose()
         await self.note_uses()
 
     async def authenticate(self, secret: str) -> Principal:

@@ -15,7 +15,7 @@ import structlog
 
 from shared.errors import TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
-from worker.engine.agent_approvals import asked_calls, run_input
+from worker.engine.agent_approvals import asked_calls, calls_made, run_input
 from worker.engine.agent_errors import turn_failure
 from worker.engine.base import (
     AskedCall,
@@ -86,7 +86,7 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class ToolLimits:
-    """Of one tool call, and of how many calls a run may make."""
+    """Of one tool call, and of how many calls a turn may make."""
 
     call_s: float = 20.0
     calls: int = 50
@@ -249,15 +249,23 @@ class _AgentRun:
 
     @property
     def _max_cost(self) -> Decimal | None:
-        return None if is_free(self._request.model_id) else self._request.max_cost
+        """What is left for this run of what the turn may cost: it may have been parked before."""
+        request = self._request
+        if request.max_cost is None or is_free(request.model_id):
+            return None
+        spent = request.resumption.spent if request.resumption else Decimal()
+        return max(Decimal(), request.max_cost - spent)
 
     def _usage_limits(self) -> UsageLimits:
-        """A run that has reached its cost asks the model nothing more."""
+        """A turn that has reached its cost asks the model nothing more."""
         from pydantic_ai.usage import UsageLimits
 
-        calls = self._tool_limits.calls
+        requests, calls = calls_made(self._request.resumption)
+        most = self._tool_limits.calls
         return UsageLimits(
-            request_limit=calls + 1, tool_calls_limit=calls, cost_limit=self._max_cost
+            request_limit=max(0, most + 1 - requests),
+            tool_calls_limit=max(0, most - calls),
+            cost_limit=self._max_cost,
         )
 
     def _require_price(self, model: Model) -> None:
@@ -282,7 +290,8 @@ class _AgentRun:
         cost = run.usage.cost
         if cost is None or cost <= self._max_cost:
             return None
-        return TurnFailed("cost_limit", f"The turn has cost more than {self._max_cost:f} dollars")
+        most = self._request.max_cost
+        return TurnFailed("cost_limit", f"The turn has cost more than {most:f} dollars")
 
     def _model_settings(self) -> ModelSettings:
         # SDK retries hide a 429 for as long as the provider says (14 s were seen): off.

@@ -33,6 +33,16 @@ def run_input(request: EngineRequest) -> dict[str, Any]:
     }
 
 
+def calls_made(resumption: Resumption | None) -> tuple[int, int]:
+    """How many requests to the model and calls of tools a turn has made before it was parked."""
+    if resumption is None:
+        return 0, 0
+    requests = sum(message.get("kind") == "response" for message in resumption.messages)
+    parts = [part for message in resumption.messages for part in message.get("parts", ())]
+    returned = [part for part in parts if part.get("part_kind") == "tool-return"]
+    return requests, sum(part.get("outcome") != "denied" for part in returned)
+
+
 def asked_calls(output: Any) -> list[AskedCall]:
     """The calls with which a run has ended that somebody must approve."""
     from pydantic_ai.tools import DeferredToolRequests

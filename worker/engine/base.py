@@ -27,6 +27,8 @@ class Resumption:
     """How often the turn was parked."""
     messages: list[dict[str, Any]]
     approvals: list[Approval]
+    spent: Decimal = Decimal()
+    """US dollars, of its model calls so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class EngineRequest:
     tool_context: ToolContext | None = None
     """Set wherever `tools` may be called."""
     max_cost: Decimal | None = None
-    """US dollars, of all model calls of the run; None: no limit."""
+    """US dollars, of all model calls of the turn; None: no limit."""
     resumption: Resumption | None = None
 
 

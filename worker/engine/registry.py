@@ -48,6 +48,10 @@ class Engines:
             raise TurnFailed("model_not_configured", message)
         return self._agent
 
+    def offers_tools(self, model_id: str) -> bool:
+        """Whether a run of `model_id` may call tools at all."""
+        return self._settings.local_llm_tools or not model_id.startswith("local:")
+
     async def preload(self) -> None:
         """Imports what the default model needs, so that its first turn is as fast as the others.
 

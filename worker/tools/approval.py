@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field, JsonValue
 
 from shared.agents.tool_names import APPROVAL
@@ -21,7 +19,7 @@ class Approval(Tool[ApprovalArguments]):
     description = "Asks the user to allow what you are about to do. Use it before risky steps."
     parameters = ApprovalArguments
     is_deterministic = True
-    requires_approval: ClassVar[bool] = True
+    requires_approval = True
 
     async def run(self, context: ToolContext, arguments: ApprovalArguments) -> JsonValue:
         return {"approved": True}

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -83,14 +83,14 @@ A = TypeVar("A", bound=Arguments)
 
 
 class Tool(ABC, Generic[A]):
-    """One tool. Stateless: one object serves all turns."""
+    """One tool. Stateless, so that one object serves all turns; an MCP tool is a run's own."""
 
-    name: ClassVar[str]
-    description: ClassVar[str]
-    parameters: ClassVar[type[Arguments]]
-    is_deterministic: ClassVar[bool]
+    name: str
+    description: str
+    parameters: type[Arguments]
+    is_deterministic: bool
     """The same arguments always give the same result."""
-    requires_approval: ClassVar[bool] = False
+    requires_approval: bool = False
     """A person must allow each call, whatever an agent's spec says."""
 
     @abstractmethod

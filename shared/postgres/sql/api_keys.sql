@@ -138,3 +138,21 @@ update api_keys k
 set revoked_at = coalesce(k.revoked_at, now())
 where k.id = $1 and k.tenant_id = $2 and k.user_id = $3 and k.token_type <> 'session'
 returning k.id;
+
+-- name: purge_credentials :one engine
+-- Forgets personal tokens and sessions that were revoked, or expired, long enough ago. Keys stay: an
+-- operator lists them. $1 kept for s  $2 most   -- scope: system
+with gone as (
+    delete from api_keys k
+    where k.id in (
+        select o.id
+        from api_keys o
+        where o.token_type <> 'api_key'
+            and least(o.revoked_at, o.expires_at) < now() - make_interval(secs => $1)
+        order by least(o.revoked_at, o.expires_at)
+        limit $2
+        for update skip locked
+    )
+    returning 1
+)
+select count(*) as purged from gone;

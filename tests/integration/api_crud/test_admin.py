@@ -19,6 +19,7 @@ from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
 from shared.service.api_keys import ApiKeys
 from shared.service.passwords import is_right
+from shared.service.sealing import Sealer
 
 PEPPER = "pepper-of-the-admin-tests"
 Call = Callable[..., Awaitable[str]]
@@ -185,3 +186,67 @@ def test_help_is_everywhere(words: str, capsys: pytest.CaptureFixture[str]) -> N
         parse_arguments([*words.split(), "--help"])
     assert left.value.code == 0
     assert "usage: python -m deploy.admin" in capsys.readouterr().out
+
+
+# -- MCP servers
+
+CRM = ("crm", "https://crm.example.org/mcp")
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a-bearer-token\n"))
+
+
+@pytest.mark.usefixtures("typed")
+async def test_mcp_servers_are_added_listed_and_removed(call: Call, acme: str, admin: Any) -> None:
+    options = ["--token", "--tool", "find", "--tool", "pay", "--unattended", "find"]
+    assert "mcp:crm" in await call("mcp-server", "add", acme, *CRM, *options)
+    listed = await call("mcp-server", "list", acme)
+    for text in (*CRM, "yes", "crm_", "find pay", "always, but for find"):
+        assert text in listed
+    row = await admin.fetchrow("select * from mcp_servers")
+    assert "a-bearer-token" not in listed + repr(row)
+    tenant_id = row["tenant_id"]
+    sealer = Sealer(PEPPER.encode())
+    assert sealer.open(row["sealed_token"], f"mcp_servers/{tenant_id}/crm") == "a-bearer-token"
+    with pytest.raises(CommandError, match="remove it first"):
+        await call("mcp-server", "add", acme, *CRM)
+    await call("mcp-server", "remove", acme, "crm")
+    assert "crm" not in await call("mcp-server", "list", acme)
+    with pytest.raises(CommandError, match="no MCP server"):
+        await call("mcp-server", "remove", acme, "crm")
+    await call("mcp-server", "add", acme, *CRM, "--approval", "never", "--prefix", "")
+    assert "never" in await call("mcp-server", "list", acme)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("Crm", CRM[1]), "a name is"),
+        (("c" * 33, CRM[1]), "a name is"),
+        (("crm", "http://crm.example.org/"), "https://"),
+        (("crm", "https://10.0.0.1/"), "not a public one"),
+        (("crm", "https://crm.internal/"), "public name"),
+        (("crm", "https://crm.example.org:22/"), "port"),
+        (("crm", "https://user:pw@crm.example.org/"), "user name"),
+        ((*CRM, "--prefix", "a b"), "prefix"),
+        ((*CRM, "--tool", "a b"), "no name of a tool"),
+        ((*CRM, "--tool", "a", "--unattended", "b"), "among the tools"),
+    ],
+)
+async def test_what_is_no_mcp_server(
+    call: Call, acme: str, arguments: tuple[str, ...], why: str
+) -> None:
+    with pytest.raises(CommandError, match=why):
+        await call("mcp-server", "add", acme, *arguments)
+    assert "crm" not in await call("mcp-server", "list", acme)
+
+
+async def test_a_tokens_characters_are_those_of_a_header(
+    call: Call, acme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for token in ("", "two words", "t\u00f8ken", "x" * 8193):
+        monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
+        with pytest.raises(CommandError, match="token"):
+            await call("mcp-server", "add", acme, *CRM, "--token")

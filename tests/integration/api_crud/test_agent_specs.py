@@ -274,3 +274,26 @@ async def test_a_foreign_thread_is_told_of_before_the_spec(
     thread = (await (await add_client()).post(THREADS)).json()
     answer = await client.patch(f"{THREADS}/{thread['id']}", json={"agentSpecId": str(new_id())})
     assert answer.json()["detail"] == "Thread not found"
+
+
+async def test_an_mcp_server_must_be_the_tenants_own(
+    client: Client, add_client: AddClient, admin: Any
+) -> None:
+    tools = "[calculator, 'mcp:crm']"
+    (item,) = items_of(await client.post(SPECS, json={"markdown": markdown(tools=tools)}))
+    assert item == {
+        "loc": ["body", "markdown", "tools", 1],
+        "msg": "There is no MCP server with this name",
+        "type": "unknown_tool",
+    }
+    await admin.execute(
+        "insert into mcp_servers (tenant_id, name, url, tool_prefix)"
+        " select tenant_id, 'crm', 'https://crm.example/', '' from users where id = $1",
+        client.user_id,
+    )
+    spec = await make(client, tools=tools)
+    stranger = await add_client()
+    items_of(await stranger.post(SPECS, json={"markdown": markdown(tools=tools)}))
+    changed = {"markdown": markdown(tools="['mcp:crm', 'mcp:erp']")}
+    (item,) = items_of(await client.patch(f"{SPECS}/{spec['id']}", json=changed))
+    assert item["loc"][-1] == 1

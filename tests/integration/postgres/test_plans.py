@@ -36,6 +36,8 @@ BY_KEY = {
     "find_agent_spec_mode": {"agent_specs_pkey"},
     "find_agent_slugs": {"agent_specs_by_slug"},
     "find_default_agent": {"agent_specs_default"},
+    "find_mcp_servers": {"mcp_servers_pkey"},
+    "find_mcp_server_names": {"mcp_servers_pkey"},
     "list_agent_specs": {"agent_specs_by_slug", "agent_spec_versions_pkey"},
     "count_agent_specs": {"agent_specs_by_slug"},
     "lock_agent_spec": {"agent_specs_pkey"},

@@ -26,7 +26,8 @@ from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
-    "attachments", "concurrency_limits", "feedback", "idempotency_keys", "messages", "outbox",
+    "attachments", "concurrency_limits", "feedback", "idempotency_keys", "mcp_servers",
+    "messages", "outbox",
     "replaced_messages", "storage_use", "stored_files", "tenants", "threads", "turn_approvals",
     "turns", "usage",
     "users",
@@ -151,6 +152,10 @@ async def theirs(admin: Any) -> Owned:
     await admin.execute(
         "insert into agent_spec_versions values ($1, 1, $2, 'secret', '{}', 'secret')", spec, tenant
     )
+    await admin.execute(
+        "insert into mcp_servers (tenant_id, name, url, sealed_token, tool_prefix)"
+        " values ($1, 'crm', 'https://crm.example/', 'secret', '')", tenant,
+    )  # fmt: skip
     turns, files = (running, cancelled, silent), (artifact, attachment)
     return Owned(who, thread, *turns, message, parked, *files, spec, spare)
 
@@ -190,6 +195,7 @@ ASKS: dict[str, Arguments] = {
     "find_newest_message": lambda who, its: (who.tenant_id, its.thread),
     "find_exchange": lambda who, its: (who.tenant_id, its.thread, its.message),
     "find_silent_cancel": lambda who, its: (its.thread, who.tenant_id, who.user_id, 30.0),
+    "find_mcp_server_names": lambda who, its: (who.tenant_id, ["crm"]),
     "find_feedback_target": lambda who, its: (
         who.tenant_id, who.user_id, its.thread, its.message, its.running,
     ),

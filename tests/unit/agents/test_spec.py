@@ -157,3 +157,19 @@ def test_scalars_are_those_of_json_and_else_texts() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(YamlRefused):
         assert isinstance(load_yaml_head(text), dict)
+
+
+def test_mcp_servers_stand_among_the_tools() -> None:
+    tools = "['mcp:crm', calculator, 'mcp:a-1']"
+    spec, _ = parse_agent_spec(write(tools=tools, permissions="{require_approval: ['mcp:crm']}"))
+    assert spec.mcp_servers == ["crm", "a-1"]
+    assert spec.frontmatter.permissions.require_approval == ["mcp:crm"]
+
+
+@pytest.mark.parametrize(
+    "name", ["mcp:", "mcp:A", "mcp:a_b", "mcp:-a", "mcp:a/b", "mcp:" + "a" * 33]
+)
+def test_what_cannot_name_an_mcp_server_is_no_tool(name: str) -> None:
+    loc, msg = refusal(write(tools=f"[calculator, '{name}']"))
+    assert loc == ("body", "markdown", "tools", 1)
+    assert "mcp:<server>" in msg

@@ -15,11 +15,12 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from shared.errors import TurnFailed
+from shared.turn.approval import Approval, Decision
 from shared.turn.events import MessageDelta, ToolCall, ToolResult
 from tests.unit.engine.test_agent_engine import THREAD, TURN, OneModel, collect
 from tests.unit.tools.test_tools import CONTEXT, Odd
 from worker.engine.agent import AgentEngine, Deadlines, ToolLimits
-from worker.engine.base import EngineRequest, EngineRun
+from worker.engine.base import EngineRequest, EngineRun, Resumption
 from worker.tools.base import OfferedTool
 from worker.tools.registry import TOOLS
 
@@ -181,3 +182,71 @@ async def test_a_model_of_our_own_costs_nothing() -> None:
         max_cost=Decimal("0.000001"), model_id="local:x",
     )  # fmt: skip
     assert (await collect(run))[-1] == MessageDelta(text="done")
+
+
+# -- a turn that was parked
+
+
+def parked_after(rounds: int) -> FunctionModel:
+    """Calculates so often, asks for leave, and goes on calculating."""
+
+    async def stream(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[Any]:
+        number = sum(message.kind == "response" for message in messages)
+        asks = number == rounds
+        name, arguments = ("approval", '{"reason": "x"}') if asks else SUM
+        yield {0: DeltaToolCall(name, arguments, tool_call_id=f"c{number}")}
+
+    return FunctionModel(stream_function=stream)
+
+
+SUM = ("calculator", '{"expression": "1"}')
+TOOLSET = (offered("calculator"), OfferedTool(TOOLS["approval"], requires_approval=True))
+
+
+async def resumption_of(run: EngineRun, **more: Any) -> Resumption:
+    await collect(run)
+    result = run.result()
+    (asked,) = result.asked
+    decision = Decision(asked.tool_call_id, approved=True)
+    return Resumption(
+        round=1,
+        messages=[message.raw for message in result.messages],
+        approvals=[Approval(1, asked.tool_call_id, decision)],
+        **more,
+    )
+
+
+@pytest.mark.parametrize(("most", "made"), [(2, 0), (3, 1), (5, 3)])
+async def test_a_parked_turn_has_no_new_budget_of_calls(most: int, made: int) -> None:
+    limits, model = ToolLimits(calls=most), parked_after(2)
+    resumption = await resumption_of(start(model, *TOOLSET, limits=limits))
+    run = start(model, *TOOLSET, limits=limits, resumption=resumption)
+    events: list[Any] = []
+
+    async def collect_until_it_fails() -> None:
+        async for event in run.events():
+            events.append(event)
+
+    with pytest.raises(TurnFailed) as failed:
+        await collect_until_it_fails()
+    assert failed.value.error_code == "output_limit"
+    assert sum(isinstance(event, ToolResult) for event in events) == made, "2 before the parking"
+
+
+async def test_a_parked_turn_has_no_new_budget_of_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pydantic_ai.models.function._estimate_usage",
+        lambda _: RequestUsage(input_tokens=10_000, output_tokens=10, cost=Decimal("0.01")),
+        raising=True,
+    )
+    function = parked_after(1).stream_function
+    assert function is not None
+    model, most = Priced(stream_function=function), Decimal("0.05")
+    known = await resumption_of(start(model, *TOOLSET, max_cost=most), spent=Decimal("0.02"))
+    run = start(model, *TOOLSET, max_cost=most, resumption=known)
+    with pytest.raises(TurnFailed) as failed:
+        await collect(run)
+    assert failed.value.error_code == "cost_limit"
+    assert "0.05" in failed.value.message, "what the spec says, not what was left"
+    cost = Decimal(run.result().usage.total_cost or 0)
+    assert cost == Decimal("0.04"), "0.02 before the parking, and the one call that crosses"

@@ -47,6 +47,7 @@ async def test_a_log_that_is_full_closes_the_stream_of_the_model() -> None:
         metrics=Metrics(),
         settings=settings,
         on_file_awaited=lambda: None,
+        mcp=nothing,
     )
     model = Model()
     with pytest.raises(TurnFailed, match="size limit"):
