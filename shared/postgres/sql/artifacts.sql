@@ -78,11 +78,11 @@ returning a.id;
 with threads_of as materialized (
     select th.id
     from threads th
-    where th.id in (
+    where th.id = any(array(
         select at.thread_id
         from attachments at
         where at.artifact_id = $1 and (at.tenant_id = $2 and at.deleted_at is null) is true
-    )
+    ))
     order by th.id
     for no key update
 ),
@@ -94,9 +94,10 @@ gone as (
     returning at.thread_id
 )
 update threads th
-set attachment_count = th.attachment_count - g.attachments
-from (select thread_id, count(*) as attachments from gone group by thread_id) g
-where th.id = g.thread_id
+set attachment_count = th.attachment_count - (
+        select count(*) from gone g where g.thread_id = th.id
+    )
+where th.id = any(array(select g.thread_id from gone g))
 returning th.id;
 
 -- name: list_deleted_artifacts :many engine
