@@ -419,19 +419,19 @@ OVERRIDES = [
 ]
 FORGED = [
     (b"x-forwarded-for", b"10.0.0.1"),
-    (b"x-forwarded-host", b"evil.example"),
+    (b"x-forwarded-host", b"forged.example"),
     (b"x-forwarded-proto", b"gopher"),
-    (b"forwarded", b"for=10.0.0.1;host=evil.example"),
+    (b"forwarded", b"for=10.0.0.1;host=forged.example"),
     (b"x-original-url", b"/metrics"),
     (b"x-rewrite-url", b"/metrics"),
     (b"x-tenant-id", b"00000000-0000-0000-0000-000000000000"),
-    (b"origin", b"https://evil.example"),
+    (b"origin", b"https://forged.example"),
     (b"sec-fetch-site", b"cross-site"),
-    (b"referer", b"https://evil.example/"),
+    (b"referer", b"https://forged.example/"),
 ]
 HOSTS = [
-    b"host: evil.example\r\n",
-    b"host: evil.example:80@x\r\n",
+    b"host: forged.example\r\n",
+    b"host: forged.example:80@x\r\n",
     b"",
     b"host: a\r\nhost: b\r\n",
     b"host: " + b"h" * 5000 + b"\r\n",
