@@ -342,8 +342,10 @@ async def remove_an_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
 async def read_token() -> str:
     """From the terminal or standard input: an argument would stand in the list of processes."""
     if sys.stdin.isatty():
-        return await asyncio.to_thread(getpass.getpass, "Token: ")
-    return (await asyncio.to_thread(sys.stdin.readline)).rstrip("\n")
+        token: str = await asyncio.to_thread(getpass.getpass, "Token: ")
+        return token
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    return line.rstrip("\n")
 
 
 # -- the command line

@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 CLOSE_TIMEOUT_S: Final = 2.0
 MAX_PAGES: Final = 8
 _END_TIMEOUT_S: Final = 0.5
+_CLOSED: Final = "Connection closed"
+"""What the library says of it."""
 _US: Final = Implementation(name="turnkeep", version="1")
 _BROKEN: Final = (
     OSError,
@@ -144,7 +146,9 @@ class McpSession:
         try:
             return await self._until_done(question)
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED:
+            # Servers use the same code for whatever went wrong with them.
+            is_lost = self._trouble.told is not None or error.message == _CLOSED
+            if error.code == CONNECTION_CLOSED and is_lost:
                 await asyncio.wait([self._task], timeout=_END_TIMEOUT_S)  # it may be ending
                 raise self._loss() from error
             raise McpFailed(self._without_token(error.message)) from error

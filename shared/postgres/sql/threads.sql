@@ -40,11 +40,16 @@ left join lateral (
     limit 1
 ) last_turn on true
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
-    and (coalesce(th.last_message_at, th.created_at), th.id) < (
+    and (
+        case when th.last_message_at is null then th.created_at else th.last_message_at end,
+        th.id
+    ) < (
         coalesce($3::timestamptz, 'infinity'),
         coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
-order by coalesce(th.last_message_at, th.created_at) desc, th.id desc
+order by
+    case when th.last_message_at is null then th.created_at else th.last_message_at end desc,
+    th.id desc
 limit $5;
 
 -- name: update_thread :one tenant
@@ -100,12 +105,17 @@ select
     coalesce($5::timestamptz, now()) as began_at
 from threads th
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
-    and (coalesce(th.last_message_at, th.created_at), th.id) > (
+    and (
+        case when th.last_message_at is null then th.created_at else th.last_message_at end,
+        th.id
+    ) > (
         coalesce($3::timestamptz, '-infinity'),
         coalesce($4::uuid, '00000000-0000-0000-0000-000000000000')
     )
     and (th.created_at <= coalesce($5::timestamptz, now())) is true
-order by coalesce(th.last_message_at, th.created_at), th.id
+order by
+    case when th.last_message_at is null then th.created_at else th.last_message_at end,
+    th.id
 limit $6;
 
 -- name: lock_threads :one tenant

@@ -52,8 +52,9 @@ class Mcp:
         self.sealer = Sealer(api.settings.key_pepper.get_secret_value().encode())
 
     async def add(self, fake: FakeMcp, name: str = "shop", **more: Any) -> None:
-        more = {"token": TOKEN, "requires_approval": False, "tool_prefix": f"{name}_"} | more
-        server = McpServer(name=name, url=fake.url, **more)
+        usual = {"token": TOKEN, "requires_approval": False, "tool_prefix": f"{name}_"}
+        given: dict[str, Any] = usual | more
+        server = McpServer(name=name, url=fake.url, **given)
         assert await add_server(self.api.database, self.sealer, self.tenant_id, server)
 
     @property
@@ -311,7 +312,7 @@ async def test_nothing_stays_of_a_run(mcp: Mcp, shop: FakeMcp) -> None:
     await told(mcp, asked)
     left = asked.worker.parts.runner._mcp._connections._closing
     await wait_until(lambda: not left, "the sessions are left")
-    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+    names = {repr(task.get_coro()) for task in asyncio.all_tasks()}
     assert not [name for name in names if "Mcp" in name or "post_writer" in name]
 
 

@@ -159,7 +159,7 @@ async def test_results_are_json(kind: str) -> None:
     assert server.asked == [("x.y", arguments)], "under the server's own name, unchanged"
 
 
-FAILURES = {
+FAILURES: dict[str, tuple[CallToolResult | Exception, str]] = {
     "the tool": (said("sold out", is_error=True), "sold out"),
     "silently": (said(is_error=True), "The tool failed"),
     "structured": (said(structured_content={"code": 7}, is_error=True), '{"code":7}'),
