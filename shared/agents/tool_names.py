@@ -19,3 +19,6 @@ TOOL_NAMES: Final = (
     HTTP_REQUEST,
     APPROVAL,
 )
+
+DETERMINISTIC: Final = frozenset({CALCULATOR, APPROVAL})
+"""Tools that give the same for the same arguments, whoever asks and whenever."""
