@@ -15,6 +15,8 @@ from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
 from api.agents import specs
 from api.artifacts import operations as artifacts
+from api.automations import automations
+from api.automations import runs as automation_runs
 from api.chat import approvals, attachments, feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
@@ -28,6 +30,7 @@ from api.state import ApiState
 from api.stream_keeper import StreamKeeper
 from shared.background import in_background
 from shared.files.object_store import ObjectStore
+from shared.jobs import RUN_AUTOMATIONS
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.agent_specs import AgentSpecService, agent_catalogue
@@ -35,6 +38,8 @@ from shared.service.api_keys import ApiKeys
 from shared.service.approvals import ApprovalService
 from shared.service.artifacts import ArtifactService
 from shared.service.attachments import AttachmentService
+from shared.service.automation_runs import AutomationRunService
+from shared.service.automations import AutomationService, runnable_kinds
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
 from shared.service.doorbell import Doorbell
@@ -56,6 +61,8 @@ OPERATIONS = (
     *attachments.OPERATIONS,
     *artifacts.OPERATIONS,
     *specs.OPERATIONS,
+    *automations.OPERATIONS,
+    *automation_runs.OPERATIONS,
     *sign_in.OPERATIONS,
     *users.OPERATIONS,
     *access_tokens.OPERATIONS,
@@ -161,7 +168,13 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.approvals = ApprovalService(core.database, core.turns, state.metrics)
         state.threads = ThreadService(state.database, core.cancels)
         state.feedback = FeedbackService(state.database)
-        state.agent_specs = AgentSpecService(core.database, agent_catalogue(settings))
+        catalogue = agent_catalogue(settings)
+        state.agent_specs = AgentSpecService(core.database, catalogue)
+        kinds = runnable_kinds(catalogue.tools)
+        state.automations = AutomationService(core.database, kinds)
+        state.automation_runs = AutomationRunService(
+            core.database, kinds, Doorbell(core.connection, core.keys, RUN_AUTOMATIONS).ring
+        )
         state.objects = ObjectStore(settings)
         quota = StorageQuota.of(settings)
         state.artifacts = ArtifactService(state.database, state.objects, quota)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.service.approvals import ApprovalService
     from shared.service.artifacts import ArtifactService
     from shared.service.attachments import AttachmentService
+    from shared.service.automation_runs import AutomationRunService
+    from shared.service.automations import AutomationService
     from shared.service.cancel import CancelService
     from shared.service.feedback import FeedbackService
     from shared.service.follow import FollowHub
@@ -57,6 +59,8 @@ class ApiState:
     objects: ObjectStore = field(init=False)
     artifacts: ArtifactService = field(init=False)
     attachments: AttachmentService = field(init=False)
+    automations: AutomationService = field(init=False)
+    automation_runs: AutomationRunService = field(init=False)
     api_keys: ApiKeys = field(init=False)
     sign_in: SignIn = field(init=False)
     users: UserService = field(init=False)

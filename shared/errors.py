@@ -16,7 +16,9 @@ TurnkeepError
 │   │   ├── MessageNotFound
 │   │   ├── ArtifactNotFound
 │   │   ├── AttachmentNotFound
-│   │   └── AgentSpecNotFound
+│   │   ├── AgentSpecNotFound
+│   │   ├── AutomationNotFound
+│   │   └── AutomationRunNotFound
 │   ├── FileTooLarge
 │   ├── ConcurrencyConflict
 │   ├── TooManyTokens
@@ -26,6 +28,8 @@ TurnkeepError
 │   ├── AgentSpecInUse
 │   ├── TooManyVersions
 │   ├── ApprovalConflict
+│   ├── NotCrystallizable
+│   ├── AutomationConflict
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
 │   ├── QueueFull
@@ -276,6 +280,36 @@ class ApprovalConflict(RequestRejected):
     def __init__(self, turn_id: str) -> None:
         super().__init__("The turn's tool calls are not open to these decisions")
         self.turn_id: str | None = turn_id
+
+
+class AutomationNotFound(NotFound):
+    """No such automation in this tenant."""
+
+    code = "automation_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Automation not found")
+
+
+class AutomationRunNotFound(NotFound):
+    """No such run of this tenant's automations."""
+
+    code = "automation_run_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Automation run not found")
+
+
+class NotCrystallizable(RequestRejected):
+    """The thread has done nothing that an automation could do again, or too much."""
+
+    code = "not_crystallizable"
+
+
+class AutomationConflict(RequestRejected):
+    """An automation or a run is not in a state in which this can be done."""
+
+    code = "automation_conflict"
 
 
 class CursorExpired(RequestRejected):

@@ -43,6 +43,9 @@ class Metrics:
         self.ingestions = counter(
             "turnkeep_ingestions", "Files whose text was to be read", ["outcome"]
         )
+        self.automation_runs = counter(
+            "turnkeep_automation_runs", "Runs of automations that ended or were parked", ["status"]
+        )
         self.rebuilds = counter("turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres")
         self.cancels = counter("turnkeep_cancels", "Cancels that ended a turn", ["how"])
         """`how`: pending (nobody ran it), graceful (its worker ended it), forced (it did not)."""

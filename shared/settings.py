@@ -195,6 +195,10 @@ class Settings(BaseSettings):
     )
     extracted_text_max_bytes: int = Field(default=1_048_576, ge=1024, description="Then it is cut")
 
+    # -- automations: docs/automations.md
+    automation_concurrency: int = Field(default=4, ge=0, le=100, description="Runs per worker")
+    automation_poll_s: float = Field(default=2.0, gt=0, description="When no job rings")
+
     # -- requests to addresses that tenants choose: docs/outbound.md
     outbound_ports: frozenset[int] = Field(default=frozenset({443, 8443}), description="JSON list")
     outbound_allow_http: bool = Field(default=False, description="For development only")

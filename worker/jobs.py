@@ -20,10 +20,12 @@ from shared.jobs import (
     PURGE_ARTIFACTS,
     PURGE_CREDENTIALS,
     PURGE_IDEMPOTENCY_KEYS,
+    RUN_AUTOMATIONS,
 )
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.settings import Settings
+from worker.automations.runner import AutomationRunner
 from worker.ingestion.ingester import Ingester
 
 log = structlog.get_logger(__name__)
@@ -128,7 +130,16 @@ async def ingest_files(ctx: dict[Any, Any]) -> None:
     ingester.wake()
 
 
-FUNCTIONS: Final[Sequence[Function]] = [func(ingest_files, name=INGEST_FILES, timeout=10)]
+async def run_automations(ctx: dict[Any, Any]) -> None:
+    """Somebody has started a run, or decided on one: the same."""
+    automations: AutomationRunner = ctx["automations"]
+    automations.wake()
+
+
+FUNCTIONS: Final[Sequence[Function]] = [
+    func(ingest_files, name=INGEST_FILES, timeout=10),
+    func(run_automations, name=RUN_AUTOMATIONS, timeout=10),
+]
 
 
 def cron_jobs() -> list[CronJob]:

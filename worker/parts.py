@@ -18,6 +18,7 @@ from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber
 from shared.service.core import open_core
 from shared.settings import Settings
+from worker.automations.runner import AutomationRunner
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter
 from worker.held_turns import HeldTurns
@@ -50,6 +51,7 @@ class WorkerParts:
     engines: Engines
     objects: ObjectStore
     ingester: Ingester
+    automations: AutomationRunner
     metrics: Metrics
 
 
@@ -139,5 +141,8 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             engines=engines,
             objects=objects,
             ingester=ingester,
+            automations=AutomationRunner(
+                database=core.database, settings=settings, metrics=metrics, outbound=outbound
+            ),
             metrics=metrics,
         )

@@ -69,6 +69,7 @@ class TurnWorker(Worker):
                 "settings": settings,
                 "objects": parts.objects,
                 "ingester": parts.ingester,
+                "automations": parts.automations,
             },
             # Trap: a lost worker's job reruns after its timeout + 10 s, with no owner token.
             # Nothing here may be rerun by arq.
@@ -113,6 +114,7 @@ class TurnWorker(Worker):
             parts.reaper.run(),
             parts.sweeper.run(),
             parts.ingester.run(),
+            parts.automations.run(),
             self._run_jobs(),
         )
         control = parts.subscriber.subscribe_soon(

@@ -476,7 +476,7 @@ def thread_to_dict(row: Any) -> dict[str, Any]:
         "systemPrompt": row["system_prompt"],
         "agentSpecId": _id(row["agent_spec_id"]),
         "metadata": row["metadata"],
-        "crystallizeEligible": False,  # needs recorded tool calls, which no engine makes yet
+        "crystallizeEligible": row["is_crystallizable"],
         "lastMessageAt": _time(row["last_message_at"]),
         "lastMessagePreview": row["last_message_preview"],
         "lastTurnId": _id(row["last_turn_id"]),

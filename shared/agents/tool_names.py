@@ -24,6 +24,9 @@ TOOL_NAMES: Final = (
     APPROVAL,
 )
 
+DETERMINISTIC: Final = frozenset({CALCULATOR, APPROVAL})
+"""Tools that give the same for the same arguments, whoever asks and whenever."""
+
 MCP_PREFIX: Final = "mcp:"
 MCP_NAME_PATTERN: Final = r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*"
 

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+from shared.automations.status import RunStatus, StepStatus
 from shared.turn.ingestion import RETRIED_REASONS, IngestionStatus
 from shared.turn.state import ACTIVE, TERMINAL, Transition, TurnStatus, sources, target
 
@@ -27,7 +28,7 @@ _HEADER: Final = re.compile(
     re.MULTILINE,
 )
 _GUARD: Final = re.compile(
-    r"\{(?P<what>sources|target|active|terminal|ingestion|retried)(?::(?P<why>[a-z_]+))?\}"
+    r"\{(?P<what>sources|target|active|terminal|ingestion|retried|run|step)(?::(?P<why>[a-z_]+))?\}"
 )
 
 Role = Literal["engine", "tenant"]
@@ -104,6 +105,10 @@ def _fill_guard(match: re.Match[str]) -> str:
         return f"'{IngestionStatus(why)}'::ingestion_status"
     if what == "retried":
         return ", ".join(f"'{reason}'" for reason in RETRIED_REASONS)
+    if what == "run":
+        return f"'{RunStatus(why)}'::automation_run_status"
+    if what == "step":
+        return f"'{StepStatus(why)}'::automation_step_status"
     if what == "active":
         return _status_list(sorted(ACTIVE))
     if what == "terminal":

@@ -1,7 +1,7 @@
 """Tells some worker at once that there is a job; what it is about stands in Postgres.
 
-A ring that is lost, with Redis or on the way there, costs `ingestion_poll_s`: workers look by
-themselves as well.
+A ring that is lost, with Redis or on the way there, costs `ingestion_poll_s` or
+`automation_poll_s`: workers look by themselves as well.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ TTL_MS: Final = 60_000
 class Doorbell:
     """Enqueues an arq job without arguments, as arq would write it; a test holds it to that."""
 
-    def __init__(self, connection: RedisConnection, keys: Keys) -> None:
+    def __init__(self, connection: RedisConnection, keys: Keys, job: str = INGEST_FILES) -> None:
+        """`job` is a name of `shared/jobs.py`."""
         self._connection = connection
         self._queue = keys.jobs
-        self._job_id = f"{keys.prefix}-{INGEST_FILES}"
+        self._job = job
+        self._job_id = f"{keys.prefix}-{job}"
         self._ringing: asyncio.Task[None] | None = None
 
     def ring(self) -> None:
@@ -39,11 +41,11 @@ class Doorbell:
 
     async def _enqueue(self) -> None:
         now_ms = time.time_ns() // 1_000_000
-        job: dict[str, Any] = {"t": None, "f": INGEST_FILES, "a": [], "k": {}, "et": now_ms}
+        job: dict[str, Any] = {"t": None, "f": self._job, "a": [], "k": {}, "et": now_ms}
         try:
             await self._connection.call(
                 "SET", f"arq:job:{self._job_id}", serialize_job(job), "PX", TTL_MS
             )
             await self._connection.call("ZADD", self._queue, "NX", now_ms, self._job_id)
         except (RedisUnavailable, RedisReplyError) as error:
-            log.debug("ingestion.not_rung", error=str(error))
+            log.debug("job.not_rung", job=self._job, error=str(error))

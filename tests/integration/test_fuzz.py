@@ -57,7 +57,7 @@ def test_every_operation_can_be_read() -> None:
 
 
 class Arena:
-    """The application in this process, with a user who has a thread and a turn that waits."""
+    """The application in this process; a user has a turn and an automation's run that wait."""
 
     def __init__(self, settings: Settings) -> None:
         self._runner = asyncio.Runner()
@@ -99,7 +99,19 @@ class Arena:
         body = {"message": "x", "modelId": "scripted"}
         url = f"{CHAT}/threads/{thread_id}/turns"
         turn = await self._client.post(url, json=body, headers=self._credential)
-        self._ids = {"thread_id": thread_id, "turn_id": turn.json()["id"]}
+        steps = [{"id": "a", "kind": "calculator"}, {"id": "g", "kind": "approval_gate"}]
+        url = "/api/v1/automations"
+        made = await self._client.post(
+            url, json={"name": "x", "config": {"steps": steps}}, headers=self._credential
+        )
+        automation_id = made.json()["id"]
+        run = await self._client.post(f"{url}/{automation_id}/runs", headers=self._credential)
+        self._ids = {
+            "thread_id": thread_id,
+            "turn_id": turn.json()["id"],
+            "automation_id": automation_id,
+            "run_id": run.json()["id"],
+        }
 
     def send(self, case: Any) -> httpx.Response:
         """Sends a case; most with a good credential, half of them to things that exist."""

@@ -35,7 +35,7 @@ from tests.acceptance.product import PEPPER, Product
 from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer
 from tests.fixtures.servers import with_database
 from tests.security.credentials import Keys
-from tests.security.routes import CHAT, PASSWORD, SPECS, Place
+from tests.security.routes import AUTOMATION, AUTOMATIONS, CHAT, PASSWORD, SPECS, Place
 from tests.security.wire import send
 
 RSS_GROWTH_BYTES = 160 * 1024 * 1024
@@ -71,6 +71,12 @@ class Target:
             await admin.execute(
                 "delete from api_keys"
                 " where token_type = 'pat' and name <> 'kept' and revoked_at is null"
+            )
+            # Nor more runs that wait: no worker takes them.
+            await admin.execute(
+                "update automation_runs set status = 'cancelled', due_at = null, ended_at = now()"
+                " where due_at is not null and id <> all($1)",
+                [other.place.run_id for other in (self.owner, self.colleague, self.stranger)],
             )
         return await make_place(Client(self.port, party.keys.good))
 
@@ -197,7 +203,7 @@ async def add_secret(
 
 
 async def make_place(client: Client) -> Place:
-    """A fresh thread with a pending turn and an attachment, and a token that is revoked."""
+    """A fresh thread with a pending turn and an attachment, a revoked token, a run that waits."""
     token = (await client.post(TOKENS, {"name": "x"})).json["token"]["id"]
     await client.request("DELETE", f"{TOKENS}/{token}")
     thread = await client.post(f"{CHAT}/threads")
@@ -216,6 +222,11 @@ async def make_place(client: Client) -> Place:
     rated = {"rating": "positive", "turnId": turn.json["id"]}
     feedback = await client.post(f"{CHAT}/threads/{thread_id}/feedback", rated)
     assert feedback.status == 201, feedback.body
+    gated = {"steps": [*AUTOMATION["config"]["steps"], {"id": "g", "kind": "approval_gate"}]}
+    automation = await client.post(AUTOMATIONS, AUTOMATION | {"config": gated})
+    assert automation.status == 201, automation.body
+    run = await client.post(f"{AUTOMATIONS}/{automation.json['id']}/runs")
+    assert run.status == 202, run.body
     return Place(
         thread_id=thread_id,
         turn_id=turn.json["id"],
@@ -223,6 +234,8 @@ async def make_place(client: Client) -> Place:
         attachment_id=attachment.json["id"],
         token_id=token,
         spec_id=spec.json["id"],
+        automation_id=automation.json["id"],
+        run_id=run.json["id"],
     )
 
 

@@ -27,6 +27,14 @@ _UPLOAD = (
 )
 SPECS = "/api/v1/agents/specs"
 _SPEC = f"{SPECS}/{{spec_id}}"
+AUTOMATIONS = "/api/v1/automations"
+_AUTOMATION = f"{AUTOMATIONS}/{{automation_id}}"
+_RUNS = "/api/v1/automation-runs"
+_RUN = f"{_RUNS}/{{run_id}}"
+AUTOMATION: dict[str, Any] = {
+    "name": "x",
+    "config": {"steps": [{"id": "a", "kind": "calculator", "input": {"expression": "1"}}]},
+}
 _MARKDOWN = "---\nname: A\nslug: s-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
 _TURN_BODY: dict[str, Any] = {"message": "x", "modelId": "scripted"}
 
@@ -92,10 +100,24 @@ VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     f"GET {_SPEC}": (200, None),
     f"PATCH {_SPEC}": (200, {"markdown": _MARKDOWN}),
     f"DELETE {_SPEC}": (204, None),
+    # Of a thread with an active turn: the conflict is told to its owner only.
+    f"POST {_THREAD}/crystallize": (409, {"name": "x"}),
+    f"GET {AUTOMATIONS}": (200, None),
+    f"POST {AUTOMATIONS}": (201, AUTOMATION),
+    f"GET {_AUTOMATION}": (200, None),
+    f"PATCH {_AUTOMATION}": (200, AUTOMATION | {"status": "active"}),
+    f"DELETE {_AUTOMATION}": (204, None),
+    f"POST {_AUTOMATION}/runs": (202, {"versionNumber": 1}),
+    f"GET {_RUNS}": (200, None),
+    f"GET {_RUN}": (200, None),
+    # Of a run whose gate is not open yet.
+    f"POST {_RUN}/actions": (409, {"decisions": [{"stepId": "g", "approved": True}]}),
+    f"POST {_RUN}/cancel": (200, None),
     # Of a turn that waits for nobody's approval: the conflict is told to its owner only.
     f"POST {_TURN}/actions": (409, {"decisions": [{"toolCallId": "x", "approved": True}]}),
 }
-"""Route → status and body of a valid request, on a thread with a pending turn and an attachment.
+"""Route → status and body of a valid request, on a thread with a pending turn and an attachment, an
+automation and a run of it that waits.
 
 A body of bytes is a form."""
 QUERIES = {f"POST {_THREAD}/attachments": "artifact_id={artifact_id}"}
@@ -112,6 +134,8 @@ class Place:
     attachment_id: str = field(default_factory=lambda: str(new_id()))
     token_id: str = field(default_factory=lambda: str(new_id()))
     spec_id: str = field(default_factory=lambda: str(new_id()))
+    automation_id: str = field(default_factory=lambda: str(new_id()))
+    run_id: str = field(default_factory=lambda: str(new_id()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +172,7 @@ class Route:
     @property
     def is_shared(self) -> bool:
         """Whether all users of a tenant see each other's things there."""
-        return self.path.startswith((SPECS, _ARTIFACTS))
+        return self.path.startswith((SPECS, _ARTIFACTS, AUTOMATIONS, _RUNS))
 
     @property
     def is_stream(self) -> bool:

@@ -86,9 +86,11 @@ async def look(target: Target, place: Place, party: Party | None = None) -> list
             f"{CHAT}/attachments/{place.attachment_id}",
             f"/api/v1/artifacts/{place.artifact_id}",
             f"{CHAT}/feedback?threadId={place.thread_id}",
+            f"/api/v1/automations/{place.automation_id}",
+            f"/api/v1/automation-runs/{place.run_id}",
         )
     ]
-    assert [answer.status for answer in answers] == [200] * 8
+    assert [answer.status for answer in answers] == [200] * 10
     return [answer.json for answer in answers]
 
 

@@ -274,6 +274,7 @@ _BAD_VALUES: dict[str, dict[str, bytes]] = {
     },
     "kind": {"word": b"picture", "empty": b"", "list": b"json,text"},
     "action_run_id": {"word": b"x", "S07 NUL": b"%00", "SQL": b"%27--", "empty": b""},
+    "automationId": {"word": b"x", "S07 NUL": b"%00", "SQL": b"%27--", "empty": b""},
     "artifact_id": {"word": b"x", "S07 NUL": b"%00", "SQL": b"%27--", "empty": b""},
     "mode": {"word": b"master", "case": b"PRIMARY", "empty": b"", "S07 NUL": b"primary%00"},
     "order": {"word": b"sideways", "SQL": b"asc;drop%20table%20turns", "empty": b""},

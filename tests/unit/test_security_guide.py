@@ -8,8 +8,11 @@ from pathlib import Path
 from api import body, connection, failed_credentials
 from api.artifacts import content, multipart
 from api.chat import schemas
+from shared.automations.config import MAX_CONFIG_BYTES, MAX_STEPS
 from shared.service import api_keys
+from shared.service.automation_runs import MAX_OPEN_RUNS
 from shared.settings import Settings
+from worker.automations.runner import MAX_OUTPUT_BYTES
 from worker.ingestion.ingester import MAX_TRIES
 
 _GUIDE = Path("SECURITY.md").read_text()
@@ -50,4 +53,6 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert fields["ingestion_memory_bytes"].default == 512 * 2**20
     assert [fields[f"ingestion_{name}_s"].default for name in ("cpu", "timeout")] == [60, 120]
     assert (fields["extracted_text_max_bytes"].default, MAX_TRIES) == (2**20, 3)
+    assert (MAX_STEPS, MAX_CONFIG_BYTES) == (200, 256 * 1024)
+    assert (MAX_OUTPUT_BYTES, MAX_OPEN_RUNS) == (4 * 2**20, 1000)
     assert len(_GUIDE.splitlines()) <= 120

@@ -7,7 +7,6 @@ whatever was lost: a ring with Redis by the next look, a worker by its lease.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import IO, Any, Final
 
@@ -21,6 +20,7 @@ from shared.postgres.pool import Database
 from shared.settings import Settings
 from shared.turn.ingestion import IngestionStatus
 from shared.turn.text import storable
+from worker.claim_loop import ClaimLoop
 from worker.ingestion.reading import Reading, ReadingFailed, read_text
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,6 @@ DOWNLOAD_TIMEOUT_S: Final = 120.0
 AWAY_PAUSE_S: Final = 15.0
 RETRY_PAUSE_S: Final = 5.0
 _LEASE_MARGIN_S: Final = 30.0
-_DEFECT_PAUSE_S: Final = 5.0
 
 
 class Ingester:
@@ -44,40 +43,20 @@ class Ingester:
         self._settings = settings
         self._metrics = metrics
         self._lease_s = settings.ingestion_timeout_s + DOWNLOAD_TIMEOUT_S + _LEASE_MARGIN_S
-        self._woken = asyncio.Event()
+        self._loop = ClaimLoop(
+            "ingestion",
+            self.ingest_next,
+            concurrency=settings.ingestion_concurrency,
+            poll_s=settings.ingestion_poll_s,
+        )
 
     def wake(self) -> None:
         """Somebody has attached a file, or waits for its text."""
-        self._woken.set()
+        self._loop.wake()
 
     async def run(self) -> None:
         """Reads files until cancelled, `ingestion_concurrency` at a time."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._settings.ingestion_concurrency):
-                group.create_task(self._work())
-
-    async def _work(self) -> None:
-        while True:
-            try:
-                is_idle = not await self.ingest_next()
-            except PostgresUnavailable as error:
-                log.debug("ingestion.paused", error=str(error))
-                is_idle = True
-            except Exception:  # the outermost boundary: a file must not end the worker
-                log.critical("ingestion.defect", exc_info=True)
-                await asyncio.sleep(_DEFECT_PAUSE_S)
-                continue
-            if is_idle:
-                await self._rest()
-
-    async def _rest(self) -> None:
-        poll_s = self._settings.ingestion_poll_s * random.uniform(0.8, 1.2)  # noqa: S311 - a spread
-        self._woken.clear()
-        try:
-            async with asyncio.timeout(poll_s):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+        await self._loop.run()
 
     async def ingest_next(self) -> bool:
         """Reads one file; whether there was one.

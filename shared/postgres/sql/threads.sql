@@ -1,3 +1,7 @@
+-- is_crystallizable: a completed turn of the thread holds the result of a tool call, and none of its
+-- turns is active, as far as its own concurrency key and its last turn tell. Who crystallizes looks
+-- closer.
+
 -- name: create_thread :one tenant
 -- A new thread of one user.
 -- $1 id  $2 tenant  $3 user  $4 title  $5 system prompt  $6 metadata  $7 agent spec
@@ -6,7 +10,8 @@ with made as (
     values ($1, $2, $3, $4, $5, $6::jsonb, $7)
     returning *
 )
-select m.*, null::turn_status as last_turn_status, m.updated_at as changed_at
+select
+    m.*, null::turn_status as last_turn_status, m.updated_at as changed_at, false as is_crystallizable
 from made m;
 
 -- name: get_thread :one tenant
@@ -15,7 +20,24 @@ from made m;
 select
     th.*,
     last_turn.status as last_turn_status,
-    greatest(th.updated_at, last_turn.updated_at) as changed_at
+    greatest(th.updated_at, last_turn.updated_at) as changed_at,
+    (last_turn.status in ({terminal})) is true and (
+        select true
+        from messages m
+        where m.thread_id = th.id and m.role = 'tool' and m.superseded_at is null
+            and holds_action(m.raw_data)
+            and (m.tenant_id = th.tenant_id) is true
+            and (select d.status = {target:complete} from turns d where d.id = m.turn_id)
+        limit 1
+    ) is true and (
+        select true
+        from turns line
+        where line.tenant_id = th.tenant_id
+            and line.concurrency_key = 'thread:' || th.id
+            and line.status in ({active})
+        order by line.accept_seq
+        limit 1
+    ) is null as is_crystallizable
 from threads th
 left join lateral (
     select t.status, t.updated_at
@@ -31,7 +53,24 @@ where th.id = $1
 select
     th.*,
     last_turn.status as last_turn_status,
-    greatest(th.updated_at, last_turn.updated_at) as changed_at
+    greatest(th.updated_at, last_turn.updated_at) as changed_at,
+    (last_turn.status in ({terminal})) is true and (
+        select true
+        from messages m
+        where m.thread_id = th.id and m.role = 'tool' and m.superseded_at is null
+            and holds_action(m.raw_data)
+            and (m.tenant_id = th.tenant_id) is true
+            and (select d.status = {target:complete} from turns d where d.id = m.turn_id)
+        limit 1
+    ) is true and (
+        select true
+        from turns line
+        where line.tenant_id = th.tenant_id
+            and line.concurrency_key = 'thread:' || th.id
+            and line.status in ({active})
+        order by line.accept_seq
+        limit 1
+    ) is null as is_crystallizable
 from threads th
 left join lateral (
     select t.status, t.updated_at
@@ -72,7 +111,24 @@ with changed as (
 select
     c.*,
     last_turn.status as last_turn_status,
-    greatest(c.updated_at, last_turn.updated_at) as changed_at
+    greatest(c.updated_at, last_turn.updated_at) as changed_at,
+    (last_turn.status in ({terminal})) is true and (
+        select true
+        from messages m
+        where m.thread_id = c.id and m.role = 'tool' and m.superseded_at is null
+            and holds_action(m.raw_data)
+            and (m.tenant_id = c.tenant_id) is true
+            and (select d.status = {target:complete} from turns d where d.id = m.turn_id)
+        limit 1
+    ) is true and (
+        select true
+        from turns line
+        where line.tenant_id = c.tenant_id
+            and line.concurrency_key = 'thread:' || c.id
+            and line.status in ({active})
+        order by line.accept_seq
+        limit 1
+    ) is null as is_crystallizable
 from changed c
 left join lateral (
     select t.status, t.updated_at

@@ -22,7 +22,10 @@ from shared.turn.model import Principal
 
 QUERIES = load_queries()
 CLAIM = {"turns_pkey", "turns_line", "turns_slot"}
+AUTOMATION = {"automations_pkey", "automation_versions_pkey", "automation_runs_by_automation"}
+RUN = {"automation_runs_pkey", "automation_run_steps_pkey"}
 FILES = {"threads_pkey", "artifacts_pkey", "stored_files_pkey"}
+ELIGIBLE = {"turns_pkey", "turns_line", "messages_actions"}
 BY_KEY = {
     "accept_turns": {
         "threads_pkey",
@@ -66,14 +69,14 @@ BY_KEY = {
     "decide_approvals": {"turn_approvals_pkey"},
     "resume_turn": {"turns_pkey"},
     "force_cancel": {"turns_pkey", "threads_pkey"},
-    "get_thread": {"threads_pkey", "turns_pkey"},
-    "update_thread": {"threads_pkey", "turns_pkey"},
+    "get_thread": {"threads_pkey"} | ELIGIBLE,
+    "update_thread": {"threads_pkey"} | ELIGIBLE,
     "delete_thread": {"threads_pkey"},
     "find_active_turn_of_key": {"turns_line"},
     "find_idempotent_turn": {"idempotency_keys_pkey"},
     "count_turns_ahead": {"turns_line"},
     "lock_thread": {"threads_pkey"},
-    "list_threads": {"threads_by_activity", "turns_pkey"},
+    "list_threads": {"threads_by_activity"} | ELIGIBLE,
     "list_messages": {"messages_by_thread"},
     "list_messages_backwards": {"messages_by_thread"},
     "list_turns": {"turns_by_user", "turns_by_thread", "threads_pkey"},
@@ -138,6 +141,35 @@ BY_KEY = {
     "read_attached_text": FILES | {"attachments_pkey"},
     "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},
     "delete_attachment": {"attachments_pkey", "threads_pkey"},
+    "list_actions": {
+        "messages_actions",
+        "messages_by_turn",
+        "turns_pkey",
+        "turn_approvals_pkey",
+    },
+    "get_automation": AUTOMATION,
+    "list_automations": AUTOMATION | {"automations_by_time"},
+    "lock_automation": AUTOMATION,
+    "get_automation_version": {"automation_versions_pkey"},
+    "update_automation": {"automations_pkey"},
+    "delete_automation": {"automations_pkey"},
+    "count_open_runs": {"automation_runs_open"},
+    "list_open_runs": {"automation_runs_open"},
+    "get_automation_run": {"automation_runs_pkey", "automations_pkey"},
+    "list_automation_runs": {"automation_runs_by_time", "automations_pkey"},
+    "list_run_steps": {"automation_run_steps_pkey"},
+    "lock_automation_run": {"automation_runs_pkey", "automations_pkey"},
+    "decide_gates": {"automation_run_steps_pkey"},
+    "resume_automation_run": {"automation_runs_pkey"},
+    "cancel_automation_run": RUN,
+    "list_claimed_steps": {"automation_run_steps_pkey"},
+    "begin_automation_step": RUN,
+    "finish_automation_step": RUN,
+    "renew_automation_run": RUN,
+    "expire_automation_gates": RUN,
+    "park_automation_run": RUN,
+    "end_automation_run": RUN,
+    "hand_back_automation_run": RUN,
     "finish_ingestion": {"stored_files_pkey"},
     "postpone_ingestion": {"stored_files_pkey"},
 }

@@ -26,8 +26,8 @@ from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
-    "attachments", "concurrency_limits", "feedback", "idempotency_keys", "mcp_servers",
-    "messages", "outbox",
+    "attachments", "automation_run_steps", "automation_runs", "automation_versions", "automations",
+    "concurrency_limits", "feedback", "idempotency_keys", "mcp_servers", "messages", "outbox",
     "replaced_messages", "storage_use", "stored_files", "tenants", "threads", "turn_approvals",
     "turns", "usage",
     "users",
@@ -59,13 +59,16 @@ class Owned:
     spec: UUID
     """The default one."""
     spare_spec: UUID
+    automation: UUID
+    run: UUID
+    """Parked, with one open gate."""
 
 
 async def add_turn(
     admin: Any, who: Principal, thread: UUID, status: str, said: UUID | None
 ) -> UUID:
     turn_id = new_id()
-    runs, over = status == "running", status == "cancelled"
+    runs, over = status == "running", status in {"cancelled", "completed"}
     slot = {"running": 1, "awaiting_approval": 2}.get(status)
     await admin.execute(
         "insert into turns (id, tenant_id, user_id, thread_id, concurrency_key, input_message_id,"
@@ -156,8 +159,46 @@ async def theirs(admin: Any) -> Owned:
         "insert into mcp_servers (tenant_id, name, url, sealed_token, tool_prefix)"
         " values ($1, 'crm', 'https://crm.example/', 'secret', '')", tenant,
     )  # fmt: skip
+    await add_action(admin, who, thread)
+    automated = await add_automation(admin, who)
     turns, files = (running, cancelled, silent), (artifact, attachment)
-    return Owned(who, thread, *turns, message, parked, *files, spec, spare)
+    return Owned(who, thread, *turns, message, parked, *files, spec, spare, *automated)
+
+
+async def add_action(admin: Any, who: Principal, thread: UUID) -> None:
+    """A completed turn with a tool call that succeeded."""
+    turn = await add_turn(admin, who, thread, "completed", new_id())
+    part = '{"part_kind": "tool-return", "tool_call_id": "1", "outcome": "success"}'
+    await admin.execute(
+        "insert into messages"
+        " (id, tenant_id, thread_id, turn_id, turn_seq, role, content, format, raw_data)"
+        " select $1, tenant_id, thread_id, id, accept_seq, 'tool', 'secret', 'pydantic_ai',"
+        " jsonb_build_object('parts', jsonb_build_array($3::jsonb)) from turns where id = $2",
+        new_id(), turn, part,
+    )  # fmt: skip
+
+
+async def add_automation(admin: Any, who: Principal) -> tuple[UUID, UUID]:
+    """An automation, and a run of it that waits for a decision."""
+    automation, run, tenant = new_id(), new_id(), who.tenant_id
+    await admin.execute(
+        "insert into automations (id, tenant_id, name, source_type)"
+        " values ($1, $2, 'secret', 'manual')", automation, tenant,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into automation_versions values ($1, 1, $2, '{}', 2)", automation, tenant
+    )
+    await admin.execute(
+        "insert into automation_runs (id, tenant_id, automation_id, version, user_id, status)"
+        " values ($1, $2, $3, 1, $4, 'awaiting_approval')", run, tenant, automation, who.user_id,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into automation_run_steps (run_id, place, tenant_id, step_id, kind, input,"
+        " depends_on, is_deterministic, status, expires_at)"
+        " values ($1, 1, $2, 'g', 'approval_gate', '{}', '[]', true, 'awaiting_approval', now())",
+        run, tenant,
+    )  # fmt: skip
+    return automation, run
 
 
 @pytest.fixture
@@ -273,6 +314,26 @@ ASKS: dict[str, Arguments] = {
     ),
     "clear_default_agent": lambda who, its: (who.tenant_id,),
     "delete_agent_spec": lambda who, its: (its.spare_spec, who.tenant_id, who.user_id),
+    "list_actions": lambda who, its: (who.tenant_id, its.thread, 9),
+    "get_automation": lambda who, its: (its.automation, who.tenant_id),
+    "list_automations": lambda who, its: (who.tenant_id, None, 0, 9, 9),
+    "lock_automation": lambda who, its: (its.automation, who.tenant_id),
+    "get_automation_version": lambda who, its: (its.automation, who.tenant_id, 1),
+    "update_automation": lambda who, its: (
+        its.automation, who.tenant_id, "stolen", None, "active", 1, 1, who.user_id,
+    ),
+    "delete_automation": lambda who, its: (its.automation, who.tenant_id, who.user_id),
+    "count_open_runs": lambda who, its: (who.tenant_id, 9),
+    "list_open_runs": lambda who, its: (who.tenant_id, its.automation),
+    "get_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "list_automation_runs": lambda who, its: (who.tenant_id, None, None, 0, 9),
+    "list_run_steps": lambda who, its: (its.run, who.tenant_id),
+    "lock_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "decide_gates": lambda who, its: (
+        its.run, who.tenant_id, who.user_id, ["g"], [True], [None],
+    ),
+    "resume_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "cancel_automation_run": lambda who, its: (its.run, who.tenant_id),
     "set_default_agent": lambda who, its: (its.spec, who.tenant_id, who.user_id),
 }  # fmt: skip
 READS_NOTHING = {
@@ -286,8 +347,14 @@ READS_NOTHING = {
     "create_file_artifact": "see below",
     "create_attachment": "see below",
     "add_agent_spec": "see below",
+    "create_automation": "see below",
+    "add_automation_version": "see below",
+    "create_automation_run": "see below",
 }
-COUNTS = {"count_turns_ahead": "position", "count_agent_specs": "total", "count_artifacts": "total"}
+COUNTS = {
+    "count_turns_ahead": "position", "count_agent_specs": "total", "count_artifacts": "total",
+    "count_open_runs": "total",
+}  # fmt: skip
 """Statements that always return a row, and where in it the number is."""
 
 
@@ -452,6 +519,23 @@ async def test_nobody_makes_an_agent_spec_for_another(
             await database.for_tenant(stranger).fetch_one(
                 "add_agent_spec", new_id(), tenant_id, "s", "primary", None, False, None, "", {}, ""
             )
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_makes_automations_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
+    for name, args in {
+        "create_automation": (
+            new_id(), tenant, "n", None, "manual", None, None, user, {"steps": []}, 2,
+        ),
+        "add_automation_version": (theirs.automation, tenant, 2, {}, 2, user),
+        "create_automation_run": (new_id(), tenant, theirs.automation, 1, user, []),
+    }.items():  # fmt: skip
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(stranger).fetch_one(name, *args)
     assert await snapshot(admin) == before
 
 

@@ -277,6 +277,7 @@ def test_rendering_and_document_agree() -> None:
         [
             "id", "title", "system_prompt", "agent_spec_id", "metadata", "last_message_at",
             "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "changed_at",
+            "is_crystallizable",
         ]
     )  # fmt: skip
     assert set(thread_to_dict(row)) == aliases(Thread)
