@@ -76,7 +76,7 @@ async def purge_artifacts(ctx: dict[Any, Any]) -> int:
         )
         for tenant_id in dict.fromkeys(row["tenant_id"] for row in rows):
             ids = [row["id"] for row in rows if row["tenant_id"] == tenant_id]
-            for key in await _purge(database, tenant_id, ids):
+            for key in await _purge_of_tenant(database, tenant_id, ids):
                 await _discard(ctx["objects"], key)
         total += len(rows)
         if len(rows) < PURGE_ARTIFACTS_PAGE:
@@ -84,7 +84,9 @@ async def purge_artifacts(ctx: dict[Any, Any]) -> int:
             return total
 
 
-async def _purge(database: Database, tenant_id: UUID, ids: Sequence[UUID]) -> list[str]:
+async def _purge_of_tenant(database: Database, tenant_id: UUID, ids: Sequence[UUID]) -> list[str]:
+    """Keys of the objects that nothing names any more."""
+
     async def work(transaction: Transaction) -> list[str]:
         # First, as who makes artifacts does: else two could wait for each other.
         await transaction.fetch_many("lock_storage_use_of", tenant_id)

@@ -355,7 +355,7 @@ async def test_a_tenant_is_named_by_its_short_name_or_by_its_id_as_it_is_written
     await set_subject(database, row["id"], "ann")
 
     async def find(tenant: str) -> UUID | None:
-        identity = Identity(tenant, "ann", None, None, time.time() + 60)
+        identity = Identity("https://id.example", tenant, "ann", None, None, time.time() + 60)
         found = await find_principal(database, identity, False)
         return None if found is None else found.user_id
 

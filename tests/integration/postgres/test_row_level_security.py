@@ -527,13 +527,14 @@ async def test_nobody_makes_automations_for_another(
 ) -> None:
     before = await snapshot(admin)
     tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
-    for name, args in {
+    attempts: dict[str, tuple[Any, ...]] = {
         "create_automation": (
             new_id(), tenant, "n", None, "manual", None, None, user, {"steps": []}, 2,
         ),
         "add_automation_version": (theirs.automation, tenant, 2, {}, 2, user),
         "create_automation_run": (new_id(), tenant, theirs.automation, 1, user, []),
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, args in attempts.items():
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await database.for_tenant(stranger).fetch_one(name, *args)
     assert await snapshot(admin) == before
