@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from uuid import UUID
 
 import orjson
 from starlette.applications import Starlette
@@ -69,7 +70,10 @@ VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     f"GET {_THREAD}/stream": (200, None),
     f"POST {_THREAD}/turns/cancel": (204, {"partialText": "x"}),
     f"GET {CHAT}/turns": (200, None),
-    f"POST {CHAT}/threads/bulk-delete": (200, {"threadIds": []}),
+    f"POST {CHAT}/threads/bulk-delete": (
+        200,
+        {"threadIds": [str(UUID(int=1))]},
+    ),  # not `all` as well
     f"POST {_THREAD}/feedback": (201, {"rating": "negative", "comment": "x"}),
     f"GET {CHAT}/feedback": (200, None),
     f"GET {CHAT}/feedback/export": (200, None),
