@@ -44,8 +44,6 @@ QUIET_S: Final = 25.0
 GIVE_UP_S: Final = 300.0
 _CANARY: Final = re.compile(rb"canary-([0-9a-f-]{36})")
 _PAUSE_S: Final = 0.2
-_ASKING: Final = 0.1
-"""Part of the scripted turns that ask for approvals."""
 
 
 class Unresolved(AssertionError):
@@ -112,15 +110,20 @@ class Workload:
         seed: int,
         sessions: int,
         provider_share: float = 0.0,
+        asking_share: float = 0.0,
         label: str = "",
     ) -> None:
-        """`label` is part of all names, of tenants that know those of an earlier run."""
+        """`asking_share` of the scripted turns ask for approvals, some of which nobody decides: for
+        deployments where the clock soon does. `label` is part of all names, of tenants that know
+        those of an earlier run.
+        """
         self._deployment = deployment
         self.history = history
         self._tenants = tenants
         self._seed = seed
         self._sessions = sessions
         self._provider_share = provider_share
+        self._asking_share = asking_share
         self._label = label
         self._chance = seeded(seed)
         self._counts = Counts()
@@ -295,7 +298,7 @@ class Workload:
         else:
             text = "".join(f"{n}:canary-{tenant.id} " for n in range(min(deltas, 50)))
             script = {"text": text, "deltas": deltas, "intervalMs": chance.choice((1, 5, 10))}
-            asks = chance.random() < _ASKING
+            asks = chance.random() < self._asking_share
             if asks:
                 call = {"name": "pay", "args": {"for": f"canary-{tenant.id}"}, "result": "paid"}
                 script["approval"] = {

@@ -204,8 +204,9 @@ join artifacts a on a.id = at.artifact_id
 left join stored_files f on f.tenant_id = a.tenant_id and f.sha256 = a.sha256
 cross join lateral (select coalesce(a.inline_text, f.extracted_text) as text) whole
 where at.id = $5
+    and th.id = $3
     and (
-        at.tenant_id = $1 and th.user_id = $2 and at.thread_id = $3 and at.deleted_at is null
+        at.tenant_id = $1 and th.user_id = $2 and at.deleted_at is null
         and (at.message_id is null or at.message_id = $4)
     ) is true;
 

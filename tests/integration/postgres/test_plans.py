@@ -108,7 +108,7 @@ BY_KEY = {
     "lock_threads": {"threads_pkey"},
     "delete_threads": {"threads_pkey"},
     "find_active_turns_of_user": {"turns_line", "threads_pkey"},
-    "add_partial_text": {"turns_pkey", "threads_pkey"},
+    "add_partial_text": {"turns_pkey", "turns_by_thread", "threads_pkey"},
     "find_api_key": {"api_keys_key_hash_key", "api_keys_pkey", "users_pkey", "tenants_pkey"},
     "find_subject": {"tenants_slug", "tenants_pkey", "users_by_subject"},
     "list_valid_credentials": {

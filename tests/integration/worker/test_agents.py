@@ -82,8 +82,9 @@ async def test_an_accept_freezes_the_version_and_the_model(
 
 
 async def test_a_thread_without_a_living_spec_has_the_tenants_default(
-    api: Api, agents: Agents, make_turn: Any
+    api: Api, agents: Agents, make_turn: Any, admin: Any
 ) -> None:
+    await admin.execute("update users set is_admin = true")  # who may choose the default
     alone = await agents.thread(None)
     assert (await api.submit(make_turn(thread=alone))).agent_spec_id is None, "none seeded yet"
     spec_id = await agents.add()
