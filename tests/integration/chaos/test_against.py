@@ -213,7 +213,7 @@ async def test_a_lost_turn_is_found(kit: Kit, tmp_path: Path) -> None:
         # Not a probe of the kit, which no user has accepted.
         "and idempotency_key is not null order by id desc limit 1)'''",
         "async def lose():",
-        "    connection = await asyncpg.connect(owner_url)",
+        f"    connection = await asyncpg.connect({kit.owner_url!r})",
         "    while await connection.execute(sql) == 'DELETE 0':",
         "        await asyncio.sleep(0.1)",
         "asyncio.run(lose())",
@@ -224,8 +224,7 @@ async def test_a_lost_turn_is_found(kit: Kit, tmp_path: Path) -> None:
         *("--api-key", keys[0], "--api-key", keys[1]),
     )
     assert code == 1, kit.said
-    # Whoever asks for the turn afterwards notices as well.
-    assert re.search(r"promises broken \| I1\b", kit.report)
+    assert "| promises broken | I1 |" in kit.report
     assert re.search(r"^- I1 at \d+: .*accepted, and has 0 rows at the end", kit.report, re.M)
     async with kit.product.postgres() as theirs:
         assert await theirs.fetchval("select to_regclass('chaos_transitions') is null")
