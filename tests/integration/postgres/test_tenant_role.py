@@ -258,7 +258,7 @@ async def test_a_database_that_never_rests_is_left_as_it_was(
 
 
 async def test_statements_of_before_go_on(previous: str) -> None:
-    """A process that was started previous the migration runs all as the owner, as it did."""
+    """A process that was started before the migration runs all as the owner, as it did."""
     admin = await asyncpg.connect(previous)
     who = await add_principal(admin)
     thread = await add_thread(admin, who)
