@@ -1,16 +1,21 @@
-"""A fault that comes twice is two faults: in the history, and in what users felt of it."""
+"""A run: a fault that comes twice is two faults, and an end in disorder is told."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from tests.chaos import history as h
 from tests.chaos.arena import Evidence, Fault
+from tests.chaos.checker import Rules, check
 from tests.chaos.figures import outages
 from tests.chaos.invariants.facts import Facts
-from tests.chaos.run import inject
+from tests.chaos.report import write_report
+from tests.chaos.run import Outcome, Plan, inject
 
 SECOND = 1_000_000_000
 
@@ -50,3 +55,16 @@ def test_each_of_them_was_felt_in_its_own_way() -> None:
     refused = h.Accept(began=11 * SECOND, at=11 * SECOND, outcome="unknown", tenant="t")
     rows: Any = [row, again]
     assert [outage.refused for outage in outages([refused], rows)] == [1, 0]
+
+
+def test_a_run_whose_processes_leave_in_disorder_is_reported_and_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.chaos.report.mutation_score", lambda: "not asked")
+    told = "exit codes: {'worker-1': 1}"
+    fine = Outcome(Plan([], seed=1), [], [], check([], Rules()), [], 1.0, {})
+    assert fine.is_ok
+    outcome = replace(fine, disorder=told)
+    assert not outcome.is_ok
+    write_report([outcome], tmp_path / "report.md")
+    assert f"| faults that failed | {told} |" in (tmp_path / "report.md").read_text()
