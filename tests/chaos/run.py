@@ -149,6 +149,8 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                 plan, Arena(deployment, workload, provider, seeded(plan.seed), plan.pace), tell
             )
             versions = await read_versions(deployment)
+    if deployment.disorder:
+        tell(f"left in disorder: {deployment.disorder}")
     recorded = read(path)
     rules = Rules(settle_s=60.0, lease_s=float(plan.clocks.get("TURNKEEP_LEASE_S", "8")))
     report = check(recorded.events, rules, torn=recorded.torn)
