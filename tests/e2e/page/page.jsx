@@ -53,13 +53,19 @@ function Chat({ threadId, initial }) {
     onFinish() {
       comesAgain.current = isSentAway.current;
       isSentAway.current = false;
-      if (comesAgain.current) setTimeout(chat.resumeStream, 300);
+      if (comesAgain.current) setTimeout(resume, 300);
     },
     onError() {
-      if (comesAgain.current) setTimeout(chat.resumeStream, 300);
+      if (comesAgain.current) setTimeout(resume, 300);
     },
   });
   const form = useRef(null);
+
+  // The stream tells the answer from its beginning. The 6 line appends that to the half it has.
+  const resume = () => {
+    chat.setMessages((messages) => messages.slice(0, messages.findLastIndex(isOfUser) + 1));
+    return chat.resumeStream();
+  };
 
   // What goes with the next message: the model and what it is to do.
   const options = () => ({ body: JSON.parse(form.current.elements.body.value || '{}') });
@@ -88,7 +94,7 @@ function Chat({ threadId, initial }) {
         <button>Send</button>
         <button type="button" onClick={stopTurn}>Stop</button>
         <button type="button" onClick={() => chat.stop()}>Look away</button>
-        <button type="button" onClick={() => chat.resumeStream()}>Resume</button>
+        <button type="button" onClick={resume}>Resume</button>
         <button type="button" onClick={() => chat.regenerate(options())}>Retry</button>
       </form>
       {chat.messages.map((message) => (
@@ -108,6 +114,10 @@ function Chat({ threadId, initial }) {
       <p id="news">{news.join('\n')}</p>
     </main>
   );
+}
+
+function isOfUser(message) {
+  return message.role === 'user';
 }
 
 function textOf(message) {
