@@ -107,7 +107,7 @@ class ChatPage:
 
     @property
     def thread_id(self) -> str:
-        return self.page.url.partition("thread=")[2]
+        return str(self.page.url).partition("thread=")[2]
 
     # -- what somebody does
 
@@ -150,11 +150,11 @@ class ChatPage:
         return str(await self.page.get_attribute("main", "data-status"))
 
     async def error(self) -> str:
-        return await self.page.inner_text("#error")
+        return str(await self.page.inner_text("#error"))
 
     async def news(self) -> str:
         """Data parts that came, one a line."""
-        return await self.page.inner_text("#news")
+        return str(await self.page.inner_text("#news"))
 
     async def until_status(self, wanted: str) -> None:
         async def is_so() -> bool:

@@ -13,9 +13,9 @@ from tests.e2e.chat_page import PATIENCE_S, ChatPage
 from tests.e2e.conftest import CHAT, EMAIL, PASSWORD, Server, Tabs
 from tests.fixtures.waiting import wait_until
 
-COUNT = {"deltas": 160, "intervalMs": 50}
+COUNT: dict[str, Any] = {"deltas": 160, "intervalMs": 50}
 """Eight seconds of `w0 w1 … w159 `: long enough to do something meanwhile."""
-LONG = {**COUNT, "deltas": 2000}
+LONG: dict[str, Any] = {**COUNT, "deltas": 2000}
 LAST = "w159 "
 
 
@@ -24,8 +24,12 @@ def words(count: int) -> str:
 
 
 COUNTED = words(160)
-PAY = {"name": "pay", "args": {"euros": 5}, "result": {"receipt": 7}}
-ASK = {"approval": {"text": "Let me. ", "calls": [PAY]}, "text": "All done.", "intervalMs": 0}
+PAY: dict[str, Any] = {"name": "pay", "args": {"euros": 5}, "result": {"receipt": 7}}
+ASK: dict[str, Any] = {
+    "approval": {"text": "Let me. ", "calls": [PAY]},
+    "text": "All done.",
+    "intervalMs": 0,
+}
 
 
 async def test_signs_in_with_a_cookie(tabs: Tabs, server: Server) -> None:
