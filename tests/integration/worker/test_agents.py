@@ -19,6 +19,7 @@ from shared.turn.state import TurnStatus
 from tests.chaos.fake_provider import run_provider
 from tests.chaos.provider_text import Behaviour, Directive
 from tests.fixtures.system import Api, StartWorker, events, follow_all
+from tests.fixtures.waiting import wait_until
 from tests.integration.worker.test_approvals import decide, parked
 
 
@@ -311,7 +312,7 @@ async def test_a_turn_is_parked_until_somebody_has_decided_on_its_agents_tool(
     new = replace(make_turn(thread=thread), model_id="local:x", settings={})
     turn = await parked(api, await api.submit(new))
     assert [asked.tool_name for asked in turn.approvals] == [tool]
-    assert len(worker.parts.held) == 0
+    await wait_until(lambda: not len(worker.parts.held), "no worker holds it", 5)
     await decide(api, turn, approved=approved, reason=None if approved else "Not today")
     ended = await api.end_of(turn)
     assert (ended.status, ended.error) == (TurnStatus.COMPLETED, None)

@@ -105,7 +105,7 @@ async def test_a_turn_is_parked_with_what_it_has_said_and_asks_for(
     row = await admin.fetchrow("select * from turns where id = $1", turn.id)
     assert (row["worker_id"], row["lease_until"], row["slot"]) == (None, None, 1)
     assert await admin.fetchval("select count(*) from usage") == 0
-    assert len(worker.parts.held) == 0, "no worker is kept busy"
+    await wait_until(lambda: not len(worker.parts.held), "no worker is kept busy", 5)
     told = events(await follow_until(api, turn, AwaitingApproval))
     assert [type(event).__name__ for event in told] == [
         "TurnStarted", "MessageDelta", "MessageDelta", "MessageDelta", "ToolCall",
