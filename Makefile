@@ -5,7 +5,7 @@ BOOTSTRAP = $(PYTHON) deploy/bootstrap.py
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-integration test-acceptance bench bench-full chaos chaos-long chaos-against check fmt lint types imports codespell lock lock-check audit clean
+.PHONY: help setup run test test-unit test-integration test-acceptance test-e2e bench bench-full chaos chaos-long chaos-against check fmt lint types imports codespell lock lock-check audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -27,6 +27,8 @@ test-integration: ## with real Postgres and Valkey
 	@$(BOOTSTRAP) test-integration $(ARGS)
 test-acceptance: ## the real processes, over HTTP
 	@$(BOOTSTRAP) test-acceptance $(ARGS)
+test-e2e: ## the AI SDK's useChat in a headless browser; needs npm and Chromium, writes a report
+	@$(BOOTSTRAP) test-e2e $(ARGS)
 bench: ## Turnkeep beside a plain baseline, 10 minutes; the report lands in docs/reports
 	@$(BOOTSTRAP) bench $(ARGS)
 bench-full: ## longer, and with millions of turns, 100,000 pending, 10,000 idle streams

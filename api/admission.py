@@ -1,5 +1,7 @@
 """What an API process refuses before it does anything: by rate, by open streams, when saturated.
 
+Who is counted is an API key, or a user with all their tokens and sessions: `Principal.counted_as`.
+
 All of it is counted in this process alone, with nothing to wait for. How many turns may wait is
 decided in `shared.service.backlog`. Cancels, Get Turn, health and metrics are never refused here.
 """
@@ -22,7 +24,7 @@ from shared.metrics import Metrics
 from shared.settings import Settings
 
 CREDENTIAL: Final = "turnkeep.credential"
-"""Under this name a request's scope holds the id of the credential that was found good."""
+"""Under this name a request's scope holds who is counted: `Principal.counted_as`."""
 KEPT_BUCKETS: Final = 10_000
 _MAX_RETRY_AFTER_S: Final = 5
 
@@ -33,7 +35,7 @@ def soon_s() -> int:
 
 
 class RateLimit:
-    """A token bucket per credential: `per_minute` at once, refilled evenly over a minute.
+    """A token bucket for each who is counted: `per_minute` at once, refilled evenly over a minute.
 
     The buckets used last are kept; one that is forgotten is full again.
     """
@@ -45,27 +47,27 @@ class RateLimit:
         self._buckets: OrderedDict[UUID, tuple[float, float]] = OrderedDict()
         """Tokens, and when there were so many."""
 
-    def take(self, key_id: UUID) -> None:
+    def take(self, who: UUID) -> None:
         """Takes a token.
 
         Raises:
             RateLimitExceeded: there is none.
         """
         now = self._clock()
-        tokens = self._tokens(key_id, now)
+        tokens = self._tokens(who, now)
         if tokens < 1:
             wait_s = (1 - tokens) / self._per_s
             raise RateLimitExceeded(
                 "Rate limit exceeded", reason="rate", retry_after_s=math.ceil(wait_s)
             )
-        self._buckets[key_id] = (tokens - 1, now)
-        self._buckets.move_to_end(key_id)
+        self._buckets[who] = (tokens - 1, now)
+        self._buckets.move_to_end(who)
         if len(self._buckets) > KEPT_BUCKETS:
             self._buckets.popitem(last=False)
 
-    def headers(self, key_id: UUID) -> list[tuple[bytes, bytes]]:
+    def headers(self, who: UUID) -> list[tuple[bytes, bytes]]:
         """What is left; `Reset` is the number of seconds until all of it is there again."""
-        tokens = self._tokens(key_id, self._clock())
+        tokens = self._tokens(who, self._clock())
         return [
             (b"x-ratelimit-limit", b"%d" % self._most),
             (b"x-ratelimit-remaining", b"%d" % int(tokens)),
@@ -83,13 +85,13 @@ class RateLimit:
 
         return tell
 
-    def _tokens(self, key_id: UUID, now: float) -> float:
-        tokens, at = self._buckets.get(key_id, (float(self._most), now))
+    def _tokens(self, who: UUID, now: float) -> float:
+        tokens, at = self._buckets.get(who, (float(self._most), now))
         return min(float(self._most), tokens + (now - at) * self._per_s)
 
 
 class Seats:
-    """How many of something are open, in all and per credential; 0 is no limit.
+    """How many of something are open, in all and of each who is counted; 0 is no limit.
 
     A seat is held in a `with` block and nowhere else, so it is given back exactly once.
     """
@@ -104,37 +106,37 @@ class Seats:
     def is_full(self) -> bool:
         return 0 < self._most <= self.open
 
-    def is_full_for(self, key_id: UUID) -> bool:
-        """Whether the credential has as many as it may."""
-        return 0 < self._most_per_key <= self.by_key.get(key_id, 0)
+    def is_full_for(self, who: UUID) -> bool:
+        """Whether they have as many as they may."""
+        return 0 < self._most_per_key <= self.by_key.get(who, 0)
 
-    def hold(self, key_id: UUID) -> Seat:
+    def hold(self, who: UUID) -> Seat:
         """One more, whether or not it is within the limits."""
-        return Seat(self, key_id)
+        return Seat(self, who)
 
 
 class Seat:
     """One open thing, while the block runs."""
 
-    __slots__ = ("_key_id", "_seats")
+    __slots__ = ("_seats", "_who")
 
-    def __init__(self, seats: Seats, key_id: UUID) -> None:
+    def __init__(self, seats: Seats, who: UUID) -> None:
         self._seats = seats
-        self._key_id = key_id
+        self._who = who
 
     def __enter__(self) -> None:
         seats = self._seats
         seats.open += 1
-        seats.by_key[self._key_id] = seats.by_key.get(self._key_id, 0) + 1
+        seats.by_key[self._who] = seats.by_key.get(self._who, 0) + 1
 
     def __exit__(self, *_: object) -> None:
         seats = self._seats
         seats.open -= 1
-        left = seats.by_key[self._key_id] - 1
+        left = seats.by_key[self._who] - 1
         if left:
-            seats.by_key[self._key_id] = left
+            seats.by_key[self._who] = left
         else:
-            del seats.by_key[self._key_id]
+            del seats.by_key[self._who]
 
 
 class Admission:
@@ -143,6 +145,7 @@ class Admission:
     def __init__(self, settings: Settings, metrics: Metrics, pressure: Pressure) -> None:
         self.streams = Seats(settings.max_streams, settings.max_streams_per_key)
         self.polls = Seats(settings.max_polls, 0)
+        self.transfers = Seats(settings.max_transfers, math.ceil(settings.max_transfers / 4))
         self._pressure = pressure
         self._metrics = metrics
         metrics.open_polls.set_function(lambda: self.polls.open)
@@ -157,15 +160,15 @@ class Admission:
         if reason is not None:
             raise Saturated("The service is at its limit", reason=reason, retry_after_s=soon_s())
 
-    def stream(self, key_id: UUID) -> Seat:
+    def stream(self, who: UUID) -> Seat:
         """Holds a seat while a stream is prepared; the response holds its own.
 
         Raises:
-            TooManyStreams: of this credential.
+            TooManyStreams: of theirs.
             Saturated: of all.
         """
         streams = self.streams
-        if streams.is_full_for(key_id):
+        if streams.is_full_for(who):
             raise TooManyStreams(
                 "Too many open streams", reason="streams_key", retry_after_s=soon_s()
             )
@@ -173,11 +176,23 @@ class Admission:
             raise Saturated(
                 "The service is at its limit", reason="streams_all", retry_after_s=soon_s()
             )
-        return streams.hold(key_id)
+        return streams.hold(who)
 
-    def poll(self, key_id: UUID) -> Seat | None:
+    def poll(self, who: UUID) -> Seat | None:
         """Holds a seat while a request waits; None: too many do, so answer at once."""
         if self.polls.is_full:
             self._metrics.refusals.labels(reason="polls").inc()
             return None
-        return self.polls.hold(key_id)
+        return self.polls.hold(who)
+
+    def transfer(self, who: UUID) -> Seat:
+        """Holds a seat while a file is on its way; nobody gets more than a quarter of them.
+
+        Raises:
+            Saturated: there is none.
+        """
+        if self.transfers.is_full or self.transfers.is_full_for(who):
+            raise Saturated(
+                "Too many files are on their way", reason="transfers", retry_after_s=soon_s()
+            )
+        return self.transfers.hold(who)

@@ -11,8 +11,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api import health, metrics
+from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
-from api.chat import messages, threads, turns
+from api.agents import specs
+from api.artifacts import operations as artifacts
+from api.automations import automations
+from api.automations import runs as automation_runs
+from api.chat import approvals, attachments, feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
@@ -24,15 +29,44 @@ from api.sse import StreamContext
 from api.state import ApiState
 from api.stream_keeper import StreamKeeper
 from shared.background import in_background
+from shared.files.object_store import ObjectStore
+from shared.jobs import RUN_AUTOMATIONS
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
+from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys
+from shared.service.approvals import ApprovalService
+from shared.service.artifacts import ArtifactService
+from shared.service.attachments import AttachmentService
+from shared.service.automation_runs import AutomationRunService
+from shared.service.automations import AutomationService, runnable_kinds
 from shared.service.backlog import BacklogCounter
 from shared.service.core import open_core
+from shared.service.doorbell import Doorbell
+from shared.service.feedback import FeedbackService
+from shared.service.identity_provider import IdentityProvider
+from shared.service.passwords import Passwords
+from shared.service.sign_in import SignIn
+from shared.service.storage import StorageQuota
 from shared.service.threads import ThreadService
+from shared.service.users import UserService
 from shared.settings import Settings
 
-OPERATIONS = (*threads.OPERATIONS, *messages.OPERATIONS, *turns.OPERATIONS)
+OPERATIONS = (
+    *threads.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *approvals.OPERATIONS,
+    *feedback.OPERATIONS,
+    *attachments.OPERATIONS,
+    *artifacts.OPERATIONS,
+    *specs.OPERATIONS,
+    *automations.OPERATIONS,
+    *automation_runs.OPERATIONS,
+    *sign_in.OPERATIONS,
+    *users.OPERATIONS,
+    *access_tokens.OPERATIONS,
+)
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
 
@@ -101,6 +135,20 @@ def begin_drain(app: Application) -> None:
         app.state.hub.drain()
 
 
+async def _open_accounts(state: ApiState, stack: AsyncExitStack) -> None:
+    """What knows who asks."""
+    settings = state.settings
+    provider = IdentityProvider.from_settings(settings)
+    if provider is not None:
+        stack.push_async_callback(provider.close)
+    pepper = settings.key_pepper.get_secret_value().encode()
+    state.api_keys = await stack.enter_async_context(ApiKeys(state.database, pepper, provider))
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    state.sign_in = SignIn(state.database, passwords, settings)
+    state.users = UserService(state.database, state.api_keys, settings)
+
+
 @asynccontextmanager
 async def _lifespan(app: Application) -> AsyncIterator[None]:
     state = app.state
@@ -117,8 +165,23 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.hub = core.hub
         state.turns = core.turns
         state.cancels = core.cancels
+        state.approvals = ApprovalService(core.database, core.turns, state.metrics)
         state.threads = ThreadService(state.database, core.cancels)
-        state.api_keys = ApiKeys(state.database, settings.key_pepper.get_secret_value().encode())
+        state.feedback = FeedbackService(state.database)
+        catalogue = agent_catalogue(settings)
+        state.agent_specs = AgentSpecService(core.database, catalogue)
+        kinds = runnable_kinds(catalogue.tools)
+        state.automations = AutomationService(core.database, kinds)
+        state.automation_runs = AutomationRunService(
+            core.database, kinds, Doorbell(core.connection, core.keys, RUN_AUTOMATIONS).ring
+        )
+        state.objects = ObjectStore(settings)
+        quota = StorageQuota.of(settings)
+        state.artifacts = ArtifactService(state.database, state.objects, quota)
+        state.attachments = AttachmentService(
+            state.database, quota, Doorbell(core.connection, core.keys).ring
+        )
+        await _open_accounts(state, stack)
         state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)
         pressure = Pressure(core.turns.commit_wait_s, state.metrics)

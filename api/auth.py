@@ -2,67 +2,105 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from starlette.requests import Request
 
 from api.admission import CREDENTIAL
+from api.origin import require_own_site
+from api.session_cookie import read_cookies
 from api.state import state_of
 from shared.errors import NotAuthenticated
+from shared.service.identity_provider import MAX_TOKEN_CHARS, looks_like_token
 from shared.turn.model import Principal
 
 MAX_SECRET_CHARS: Final = 512
+_SAFE: Final = frozenset({"GET", "HEAD"})
+
+
+class Carrier(StrEnum):
+    """What brought the credential."""
+
+    BEARER = "bearer"
+    API_KEY = "api_key"
+    COOKIE = "cookie"
+
+
+_HEADER_OF: Final = {Carrier.BEARER: "authorization", Carrier.API_KEY: "x-api-key"}
 
 
 async def authenticate(request: Request, *, is_vital: bool = False) -> Principal:
-    """Who asks: `Authorization: Bearer`, else `X-API-Key`. What is vital is never too much.
+    """Who asks: `Authorization: Bearer`, else `X-API-Key`, else the cookie of who has signed in.
 
-    A credential that is present but wrong is an error even when the other one would do: nobody
-    should act under an identity they did not mean.
+    A credential that is present but wrong is an error even when another one would do: nobody
+    should act under an identity they did not mean. What is vital is never too much.
 
     Raises:
         NotAuthenticated: no credential, or a wrong one.
         TooManyFailures: a wrong one, and many before it.
         PostgresUnavailable: nobody can tell.
+        IdentityProviderUnavailable: the same.
         RateLimitExceeded: the credential is good, but has asked too often.
+        Forbidden: signed in, but the request may come from another site.
     """
     state = state_of(request)
     bearers = [value for name, value in request.scope["headers"] if name == b"authorization"]
     known = state.api_keys.find_known(bearers[0]) if len(bearers) == 1 else None
-    principal = known or await _authenticate_unknown(request, is_guess=bool(bearers))
+    carrier = Carrier.BEARER if bearers else carrier_of(request)
+    principal = known or await _authenticate_unknown(request, carrier)
     if state.rate_limit is not None:
-        request.scope[CREDENTIAL] = principal.key_id
+        request.scope[CREDENTIAL] = principal.counted_as
         if not is_vital:
-            state.rate_limit.take(principal.key_id)
+            state.rate_limit.take(principal.counted_as)
+    if carrier is Carrier.COOKIE and request.method not in _SAFE:
+        require_own_site(request)
     return principal
 
 
-async def _authenticate_unknown(request: Request, *, is_guess: bool) -> Principal:
+def carrier_of(request: Request) -> Carrier | None:
+    """What brings the credential that decides; None: there is none."""
+    if "authorization" in request.headers:
+        return Carrier.BEARER
+    if "x-api-key" in request.headers:
+        return Carrier.API_KEY
+    return Carrier.COOKIE if read_cookies(request) else None
+
+
+async def _authenticate_unknown(request: Request, carrier: Carrier | None) -> Principal:
     state = state_of(request)
     try:
-        return await state.api_keys.authenticate(read_secret(request))
+        secret = read_secret(request, carrier)
+        if carrier is Carrier.COOKIE:
+            return await state.api_keys.authenticate_session(secret)
+        return await state.api_keys.authenticate(secret)
     except NotAuthenticated:
-        if is_guess or "x-api-key" in request.headers:  # else nobody has guessed anything
+        if carrier is not None:  # else nobody has guessed anything
             state.failed_credentials.note(request.client.host if request.client else None)
         raise
 
 
-def read_secret(request: Request) -> str:
-    """The secret of the deciding header.
+def read_secret(request: Request, carrier: Carrier | None) -> str:
+    """The secret of the credential that decides.
 
     Raises:
         NotAuthenticated: absent, repeated, empty, too long or not printable ASCII.
     """
-    bearers = request.headers.getlist("authorization")
-    values = bearers or request.headers.getlist("x-api-key")
+    if carrier is None:
+        raise NotAuthenticated("Not authenticated")
+    if carrier is Carrier.COOKIE:
+        values = read_cookies(request)
+    else:
+        values = request.headers.getlist(_HEADER_OF[carrier])
     if len(values) != 1:
         raise NotAuthenticated("Not authenticated")
     secret = values[0].strip()
-    if bearers:
+    if carrier is Carrier.BEARER:
         scheme, _, secret = secret.partition(" ")
         if scheme.lower() != "bearer":
             raise NotAuthenticated("Not authenticated")
         secret = secret.strip()
-    if not 0 < len(secret) <= MAX_SECRET_CHARS or not (secret.isascii() and secret.isprintable()):
+    most = MAX_TOKEN_CHARS if looks_like_token(secret) else MAX_SECRET_CHARS
+    if not 0 < len(secret) <= most or not (secret.isascii() and secret.isprintable()):
         raise NotAuthenticated("Not authenticated")
     return secret

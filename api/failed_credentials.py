@@ -1,7 +1,8 @@
 """Who sends wrong credentials, and how many: beyond a limit they are told 429 instead of 401.
 
 Only failures are counted and only failures are refused, so a good key passes from everywhere, also
-from the address of a proxy that it shares with somebody who guesses.
+from the address of a proxy that it shares with somebody who guesses. Passwords are the exception:
+beyond the limit none is tried.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ class FailedCredentials:
         self._clock = clock
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
         """Address → end of its window, failures in it."""
+
+    def require_few(self, host: str | None) -> None:
+        """Asked before a password is tried; a wrong one costs too much to be tried for ever.
+
+        Raises:
+            TooManyFailures: the address has used up its window.
+        """
+        until, count = self._failures.get(group_of(host), (0.0, 0))
+        now = self._clock()
+        if self._limit and count >= self._limit and until > now:
+            raise TooManyFailures(math.ceil(until - now))
 
     def note(self, host: str | None) -> None:
         """Counts one failure of the peer with this address.

@@ -21,6 +21,10 @@ Answer = ASGIApp
 """A Starlette response, or anything else that can be called as one."""
 Handler = Callable[[Request], Awaitable[Answer]]
 EVENT_STREAM: Final = "text/event-stream"
+ANY_TYPE: Final = "*/*"
+"""Bytes of whatever type they have."""
+COOKIE: Final = "vai_token"
+"""The cookie of who has signed in."""
 _REF: Final = "#/components/schemas/{model}"
 
 
@@ -43,6 +47,8 @@ class Operation:
     tag: str
     summary: str
     body: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
+    """In place of `body`: what `multipart/form-data` carries."""
     also_documents: tuple[type[BaseModel], ...] = ()
     """Models that the body's schema refers to by name."""
     query: type[BaseModel] | None = None
@@ -52,6 +58,8 @@ class Operation:
     )
     errors: tuple[int, ...] = ()
     """Statuses beyond those every operation of its kind has."""
+    is_public: bool = False
+    """Asked without a credential."""
 
     @property
     def operation_id(self) -> str:
@@ -135,9 +143,10 @@ def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
-        "security": [{"bearer": []}, {"apiKey": []}],
+        "security": [{"bearer": []}, {"apiKey": []}, {"cookie": []}],
     }
 
 
@@ -166,7 +175,7 @@ def _collect_schemas(operations: Iterable[Operation]) -> _Schemas:
         (Problem, "serialization"),
     ]
     for operation in operations:
-        asked = (operation.body, operation.query, *operation.also_documents)
+        asked = (operation.body, operation.form, operation.query, *operation.also_documents)
         wanted += [(model, "validation") for model in asked if model is not None]
         answered = operation.responses.values()
         wanted += [(model, "serialization") for model in answered if isinstance(model, type)]
@@ -185,6 +194,8 @@ def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
             **{str(status): response for status, response in _errors(operation, schemas)},
         },
     }
+    if operation.is_public:
+        described["security"] = []
     if description := inspect.getdoc(operation.handler):
         described["description"] = description
     if operation.body is not None:
@@ -192,6 +203,12 @@ def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
         described["requestBody"] = {
             "required": False,
             "content": {"application/json": {"schema": schema}},
+        }
+    if operation.form is not None:
+        schema = schemas.of(operation.form, "validation")
+        described["requestBody"] = {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": schema}},
         }
     return described
 
@@ -222,7 +239,10 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
     for status, answer in operation.responses.items():
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if isinstance(answer, str):
-            response["content"] = {answer: {"schema": {"type": "string"}}}
+            # Of a stream, OpenAPI 3.1 has no words for the events, and one string it is not.
+            is_known = answer not in (EVENT_STREAM, ANY_TYPE)
+            media = {"schema": {"type": "string"}} if is_known else {}
+            response["content"] = {answer: media}
         elif answer is not None:
             schema = schemas.of(answer, "serialization")
             response["content"] = {"application/json": {"schema": schema}}
@@ -231,11 +251,13 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
 
 def _errors(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict[str, Any]]]:
     statuses = {401, 429, 500, 503, *operation.errors}
+    if operation.method != "GET":
+        statuses |= {403}  # signed in by a cookie, and sent by another site
     if operation.path_parameters:
         statuses |= {404, 422}
     if operation.query is not None:
         statuses |= {422}
-    if operation.body is not None:
+    if operation.body is not None or operation.form is not None:
         statuses |= {408, 413, 415, 422}
     for status in sorted(statuses):
         model = ValidationProblem if status == 422 else Problem

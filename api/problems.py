@@ -31,10 +31,27 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.IdempotencyKeyReused: 422,
     errors.NotAuthenticated: 401,
     errors.TooManyFailures: 429,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.ThreadNotFound: 404,
     errors.TurnNotFound: 404,
+    errors.MessageNotFound: 404,
+    errors.ArtifactNotFound: 404,
+    errors.AttachmentNotFound: 404,
+    errors.FileTooLarge: 413,
+    errors.AgentSpecNotFound: 404,
+    errors.AutomationNotFound: 404,
+    errors.AutomationRunNotFound: 404,
     errors.ConcurrencyConflict: 409,
+    errors.TooManyTokens: 409,
+    errors.StorageFull: 409,
+    errors.TooManyAttachments: 409,
+    errors.SlugTaken: 409,
+    errors.AgentSpecInUse: 409,
+    errors.TooManyVersions: 409,
+    errors.ApprovalConflict: 409,
+    errors.NotCrystallizable: 409,
+    errors.AutomationConflict: 409,
     errors.CursorExpired: 410,
     errors.QueueFull: 429,
     errors.RateLimitExceeded: 429,
@@ -42,7 +59,10 @@ STATUS_OF: Final[Mapping[type[TurnkeepError], int]] = {
     errors.Saturated: 503,
     errors.TurnFailed: 500,  # never reaches HTTP: it is stored on the turn
     errors.PostgresUnavailable: 503,
+    errors.PostgresBusy: 503,
     errors.RedisUnavailable: 503,
+    errors.IdentityProviderUnavailable: 503,
+    errors.ObjectStoreUnavailable: 503,
 }
 
 
@@ -76,7 +96,7 @@ def problem_response(error: Exception) -> Response:
                 str(error),
                 headers={"retry-after": str(error.retry_after_s)},
             )
-        case errors.ConcurrencyConflict() | errors.CursorExpired():
+        case errors.ConcurrencyConflict() | errors.ApprovalConflict() | errors.CursorExpired():
             status = STATUS_OF[type(error)]
             if error.turn_id is None:
                 return _problem(status, str(error))

@@ -7,6 +7,7 @@ that leaves, or that stops reading for `send_timeout_s`, loses its response and 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -60,6 +61,7 @@ class EventStreamResponse:
         "_follower",
         "_is_old",
         "_limit",
+        "_max_age_s",
         "_must_speak",
         "_position",
         "_receive",
@@ -67,6 +69,7 @@ class EventStreamResponse:
         "_sending_since",
         "_spoke",
         "_watch",
+        "counted_as",
         "key_id",
         "raw_headers",
         "status_code",
@@ -87,6 +90,10 @@ class EventStreamResponse:
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.encode(), value.encode()))
         self.key_id: UUID = principal.key_id
+        self.counted_as = principal.counted_as
+        self._max_age_s = context.settings.stream_max_age_s
+        if principal.expires_at is not None:  # nobody but the token itself knows when it ends
+            self._max_age_s = min(self._max_age_s, principal.expires_at - time.time())
         self._context = context
         self._follower = follower
         self._encoder = encoder
@@ -119,7 +126,7 @@ class EventStreamResponse:
         place = context.keeper.add(self)
         context.metrics.open_streams.inc()
         try:
-            with context.seats.hold(self.key_id):
+            with context.seats.hold(self.counted_as):
                 async with self._follower, self._limit:
                     await self._stream(send)
         except (TimeoutError, OSError):
@@ -146,7 +153,7 @@ class EventStreamResponse:
             is_ours = self._receive is None
             if not is_ours and now - self._sending_since >= settings.send_timeout_s:
                 self._limit.reschedule(now)
-        elif now - self._began >= settings.stream_max_age_s:
+        elif now - self._began >= self._max_age_s:
             self._is_old = True
             self._follower.interrupt()
         elif now - self._spoke >= settings.keep_alive_s:
@@ -196,7 +203,7 @@ class EventStreamResponse:
                 return b""
             if batches:
                 data = await self._send_all_but_last(send, batches)
-                if follower.is_done.is_set():
+                if follower.is_done.is_set() or self._encoder.is_over:
                     return data
                 await self._send(send, data)
             elif self._must_speak:

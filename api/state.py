@@ -12,15 +12,25 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from api.chat.fast_get_turn import FastGetTurn
     from api.failed_credentials import FailedCredentials
     from api.sse import StreamContext
+    from shared.files.object_store import ObjectStore
     from shared.metrics import Metrics
     from shared.postgres.pool import Database
     from shared.redis.connection import RedisConnection
     from shared.redis.event_log import EventLog
+    from shared.service.agent_specs import AgentSpecService
     from shared.service.api_keys import ApiKeys
+    from shared.service.approvals import ApprovalService
+    from shared.service.artifacts import ArtifactService
+    from shared.service.attachments import AttachmentService
+    from shared.service.automation_runs import AutomationRunService
+    from shared.service.automations import AutomationService
     from shared.service.cancel import CancelService
+    from shared.service.feedback import FeedbackService
     from shared.service.follow import FollowHub
+    from shared.service.sign_in import SignIn
     from shared.service.threads import ThreadService
     from shared.service.turns import TurnService
+    from shared.service.users import UserService
     from shared.settings import Settings
 
 
@@ -42,8 +52,18 @@ class ApiState:
     hub: FollowHub = field(init=False)
     turns: TurnService = field(init=False)
     cancels: CancelService = field(init=False)
+    approvals: ApprovalService = field(init=False)
     threads: ThreadService = field(init=False)
+    feedback: FeedbackService = field(init=False)
+    agent_specs: AgentSpecService = field(init=False)
+    objects: ObjectStore = field(init=False)
+    artifacts: ArtifactService = field(init=False)
+    attachments: AttachmentService = field(init=False)
+    automations: AutomationService = field(init=False)
+    automation_runs: AutomationRunService = field(init=False)
     api_keys: ApiKeys = field(init=False)
+    sign_in: SignIn = field(init=False)
+    users: UserService = field(init=False)
     fast_get_turn: FastGetTurn = field(init=False)
     admission: Admission = field(init=False)
     streams: StreamContext = field(init=False)

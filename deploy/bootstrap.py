@@ -25,6 +25,7 @@ PYTHON = VENV / "bin" / "python"
 RUNTIME_LOCK = "requirements.lock"
 DEVELOPMENT_LOCK = "requirements-dev.lock"  # contains the runtime lock, version by version
 LOCAL_LLM_LOCK = "requirements-local-llm.lock"
+E2E_LOCK = "requirements-e2e.lock"  # comes on top of the development lock
 
 PACKAGES = ["api", "worker", "shared"]
 SOURCES = [*PACKAGES, "deploy", "tests", "benchmarks"]
@@ -32,10 +33,12 @@ SOURCES = [*PACKAGES, "deploy", "tests", "benchmarks"]
 # What each command runs inside the environment; extra arguments go to the last word list.
 COMMANDS = {
     "run": ["-m", "deploy.run"],
-    "test": ["-m", "pytest"],
+    # Most tests wait for servers: two at a time, each file in one process.
+    "test": ["-m", "pytest", "-n", "2", "--dist", "loadfile"],
     "test-unit": ["-m", "pytest", "tests/unit"],
     "test-integration": ["-m", "pytest", "tests/integration"],
     "test-acceptance": ["-m", "pytest", "tests/acceptance"],
+    "test-e2e": ["-m", "pytest", "tests/e2e", "-p", "no:randomly", "-q", "--report"],
     "bench": ["-m", "benchmarks", "--report"],
     "chaos": ["-m", "tests.chaos"],
     "chaos-against": ["-m", "tests.chaos.against"],
@@ -96,6 +99,8 @@ def missing_locks(command: str) -> list[str]:
         wanted.append(DEVELOPMENT_LOCK)
     elif not is_installed(DEVELOPMENT_LOCK):
         wanted.append(RUNTIME_LOCK)
+    if command == "test-e2e":
+        wanted.append(E2E_LOCK)
     if wants_local_llm(command):
         wanted.append(LOCAL_LLM_LOCK)
     return [lock for lock in wanted if not is_installed(lock)]

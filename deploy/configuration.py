@@ -30,6 +30,7 @@ class Configuration:
     database_url: str | None
     redis_url: str | None
     dev_api_key: str | None
+    dev_password: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Configuration":
@@ -43,6 +44,7 @@ class Configuration:
             database_url=environment.get("TURNKEEP_DATABASE_URL") or None,
             redis_url=environment.get("TURNKEEP_REDIS_URL") or None,
             dev_api_key=environment.get("TURNKEEP_DEV_API_KEY") or None,
+            dev_password=environment.get("TURNKEEP_DEV_PASSWORD") or None,
         )
 
     @property
@@ -123,6 +125,7 @@ def children_environment(configuration: Configuration, added: Mapping[str, str])
     environment = {**os.environ, **added}
     environment.setdefault("TURNKEEP_DRAIN_S", "4")  # less than the time they get to stop
     environment.pop("TURNKEEP_DEV_API_KEY", None)
+    environment.pop("TURNKEEP_DEV_PASSWORD", None)
     return environment | {
         "TURNKEEP_HOST": configuration.host,
         "TURNKEEP_PORT": str(configuration.port),

@@ -50,6 +50,7 @@ def declared_locks() -> list[Lock]:
             (*runtime, *groups["test"], *groups["dev"]),
             constraint="requirements.lock",
         ),
+        Lock("requirements-e2e.lock", tuple(groups["e2e"]), constraint="requirements-dev.lock"),
         Lock("requirements-local-llm.lock", tuple(extras["local-llm"]), resolve_dependencies=False),
     ]
 

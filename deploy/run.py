@@ -37,7 +37,7 @@ from deploy.embedded.postgres import EmbeddedPostgres
 from deploy.embedded.server import EmbeddedServer, EmbeddedServerError
 from deploy.embedded.tether import tethered
 from deploy.embedded.valkey import EmbeddedValkey
-from deploy.state_dir import StateDir, new_api_key
+from deploy.state_dir import StateDir, new_api_key, new_password
 
 READY_PATIENCE_S = 60.0
 READY_POLL_S = 0.03
@@ -55,6 +55,7 @@ HELP = """environment:
   TURNKEEP_DATABASE_URL          use this Postgres instead of the embedded one
   TURNKEEP_REDIS_URL             use this Redis or Valkey instead of the embedded one
   TURNKEEP_DEV_API_KEY           API key of the development user (made at first start)
+  TURNKEEP_DEV_PASSWORD          their password (the same)
   TURNKEEP_DEFAULT_MODEL         model of turns that name none
   LOCAL_LLM=0                    no local model
 """
@@ -238,21 +239,23 @@ class OneMachine:
 
     async def _make_credentials(self, database_url: str, redis_url: str) -> str | None:
         """Writes credentials.json; the API key when it is a new one."""
-        known_key = self.configuration.dev_api_key or self.state_dir.known_api_key()
+        known_key = self.configuration.dev_api_key or self.state_dir.known("apiKey")
         api_key = known_key or new_api_key()
-        answer = await self._ask(
-            "shared.service.seed", {**self.environment, "TURNKEEP_DEV_API_KEY": api_key}
+        password = (
+            self.configuration.dev_password or self.state_dir.known("password") or new_password()
         )
+        secrets = {"TURNKEEP_DEV_API_KEY": api_key, "TURNKEEP_DEV_PASSWORD": password}
+        answer = await self._ask("shared.service.seed", {**self.environment, **secrets})
         try:
             user = json.loads(answer.strip().rpartition("\n")[2])
-            tenant_id, user_id = user["tenantId"], user["userId"]
+            who = {name: user[name] for name in ("tenantId", "userId", "email", "organization")}
         except (ValueError, KeyError, TypeError):
             raise StartupError(f"the development user was not made: {one_line(answer)}") from None
         self.state_dir.write_credentials(
             {
                 "apiKey": api_key,
-                "tenantId": tenant_id,
-                "userId": user_id,
+                **who,
+                "password": password,
                 "baseUrl": self.configuration.base_url,
                 "databaseUrl": database_url,
                 "redisUrl": redis_url,

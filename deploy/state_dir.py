@@ -58,13 +58,13 @@ class StateDir:
                 f"{path} cannot be read ({error}); restore it, or remove it together with the data"
             ) from None
 
-    def known_api_key(self) -> str | None:
-        """The development key of an earlier start."""
+    def known(self, name: str) -> str | None:
+        """A credential of the development user from an earlier start."""
         try:
-            key = json.loads(self.credentials_path.read_text())["apiKey"]
+            value = json.loads(self.credentials_path.read_text())[name]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return key if isinstance(key, str) and key else None
+        return value if isinstance(value, str) and value else None
 
     def write_credentials(self, credentials: dict[str, Any]) -> None:
         self._write(self.credentials_path, credentials)
@@ -93,3 +93,7 @@ def make_directory(path: Path, mode: int) -> None:
 
 def new_api_key() -> str:
     return API_KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def new_password() -> str:
+    return secrets.token_urlsafe(12)

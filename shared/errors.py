@@ -9,10 +9,27 @@ TurnkeepError
 │   │   └── IdempotencyKeyReused
 │   ├── NotAuthenticated
 │   ├── TooManyFailures
+│   ├── Forbidden
 │   ├── NotFound
 │   │   ├── ThreadNotFound
-│   │   └── TurnNotFound
+│   │   ├── TurnNotFound
+│   │   ├── MessageNotFound
+│   │   ├── ArtifactNotFound
+│   │   ├── AttachmentNotFound
+│   │   ├── AgentSpecNotFound
+│   │   ├── AutomationNotFound
+│   │   └── AutomationRunNotFound
+│   ├── FileTooLarge
 │   ├── ConcurrencyConflict
+│   ├── TooManyTokens
+│   ├── StorageFull
+│   ├── TooManyAttachments
+│   ├── SlugTaken
+│   ├── AgentSpecInUse
+│   ├── TooManyVersions
+│   ├── ApprovalConflict
+│   ├── NotCrystallizable
+│   ├── AutomationConflict
 │   └── CursorExpired
 ├── Overloaded               too much at once; nothing was written, a later try may be served
 │   ├── QueueFull
@@ -22,7 +39,10 @@ TurnkeepError
 ├── TurnFailed               stored on the turn; reaches clients as an event
 └── DependencyUnavailable    ours; the caller may retry
     ├── PostgresUnavailable
-    └── RedisUnavailable
+    │   └── PostgresBusy
+    ├── RedisUnavailable
+    ├── IdentityProviderUnavailable
+    └── ObjectStoreUnavailable
 
 Requests to addresses that tenants choose have their own: `shared/outbound/errors.py`.
 """
@@ -112,6 +132,12 @@ class TooManyFailures(RequestRejected):
         self.retry_after_s = retry_after_s
 
 
+class Forbidden(RequestRejected):
+    """Known, but not allowed: not this user, not by this credential, or not from another site."""
+
+    code = "forbidden"
+
+
 class NotFound(RequestRejected):
     """The thing does not exist, or belongs to someone else: the two look alike on purpose."""
 
@@ -136,6 +162,78 @@ class TurnNotFound(NotFound):
         super().__init__("Turn not found")
 
 
+class MessageNotFound(NotFound):
+    """No such message in this thread."""
+
+    code = "message_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Message not found")
+
+
+class ArtifactNotFound(NotFound):
+    """No such artifact of this tenant."""
+
+    code = "artifact_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Artifact not found")
+
+
+class AttachmentNotFound(NotFound):
+    """No such attachment in this user's threads."""
+
+    code = "attachment_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Attachment not found")
+
+
+class FileTooLarge(RequestRejected):
+    """A file has more bytes than it may."""
+
+    code = "file_too_large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"A file may have at most {max_bytes} bytes")
+
+
+class AgentSpecNotFound(NotFound):
+    """No such agent spec in this tenant."""
+
+    code = "agent_spec_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Agent spec not found")
+
+
+class SlugTaken(RequestRejected):
+    """Another living agent spec of the tenant has the slug."""
+
+    code = "slug_taken"
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"There is an agent spec with the slug {slug!r} already")
+
+
+class AgentSpecInUse(RequestRejected):
+    """The tenant's default agent spec cannot be deleted."""
+
+    code = "agent_spec_in_use"
+
+    def __init__(self) -> None:
+        super().__init__("This is the default agent; make another one the default first")
+
+
+class TooManyVersions(RequestRejected):
+    """An agent spec has as many versions as one may."""
+
+    code = "too_many_versions"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The agent spec has {most} versions; make another one in its place")
+
+
 class ConcurrencyConflict(RequestRejected):
     """`onConflict: reject` met an active turn on the same concurrency key."""
 
@@ -145,6 +243,73 @@ class ConcurrencyConflict(RequestRejected):
         """`turn_id` is None when the active turn is another user's: keys are the tenant's."""
         super().__init__("Thread already has an active turn")
         self.turn_id = turn_id
+
+
+class TooManyTokens(RequestRejected):
+    """The user has as many valid access tokens as one may."""
+
+    code = "too_many_tokens"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"You have {most} valid access tokens; revoke one first")
+
+
+class StorageFull(RequestRejected):
+    """The tenant would store more than it may."""
+
+    code = "storage_full"
+
+    def __init__(self, too_much: str) -> None:
+        super().__init__(f"Your organization would have {too_much}; delete some first")
+
+
+class TooManyAttachments(RequestRejected):
+    """The thread has as many attachments as one may."""
+
+    code = "too_many_attachments"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A thread may have at most {most} attachments; delete some first")
+
+
+class ApprovalConflict(RequestRejected):
+    """Decisions on tool calls that were decided otherwise, or that are not to be decided."""
+
+    code = "approval_conflict"
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__("The turn's tool calls are not open to these decisions")
+        self.turn_id: str | None = turn_id
+
+
+class AutomationNotFound(NotFound):
+    """No such automation in this tenant."""
+
+    code = "automation_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Automation not found")
+
+
+class AutomationRunNotFound(NotFound):
+    """No such run of this tenant's automations."""
+
+    code = "automation_run_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Automation run not found")
+
+
+class NotCrystallizable(RequestRejected):
+    """The thread has done nothing that an automation could do again, or too much."""
+
+    code = "not_crystallizable"
+
+
+class AutomationConflict(RequestRejected):
+    """An automation or a run is not in a state in which this can be done."""
+
+    code = "automation_conflict"
 
 
 class CursorExpired(RequestRejected):
@@ -199,8 +364,9 @@ class TurnFailed(TurnkeepError):
     """A turn ends as `failed`. `error_code` and the message are stored and shown to its owner.
 
     Codes: invalid_settings, model_not_configured, model_auth, model_error, rate_limited,
-    context_too_long, content_filter, output_limit, timeout, internal. Postgres writes two more
-    where nobody runs the turn: `poison` (`reap_turn`) and, on an expired one, `queue_ttl`.
+    context_too_long, content_filter, output_limit, cost_limit, approval_limit, timeout, internal.
+    Postgres writes three more where nobody runs the turn: `poison` (`reap_turn`), on an expired one
+    `queue_ttl`, and on one that was cancelled because nobody decided in time `approval_expired`.
     """
 
     code = "turn_failed"
@@ -224,7 +390,25 @@ class PostgresUnavailable(DependencyUnavailable):
     code = "postgres_unavailable"
 
 
+class PostgresBusy(PostgresUnavailable):
+    """Nothing was written: a lock was held too long, or a deadlock ended by undoing this."""
+
+    code = "postgres_busy"
+
+
 class RedisUnavailable(DependencyUnavailable):
     """Redis refuses, times out, or lost the connection."""
 
     code = "redis_unavailable"
+
+
+class IdentityProviderUnavailable(DependencyUnavailable):
+    """The identity provider's keys cannot be read, and those we have are too old, if any."""
+
+    code = "identity_provider_unavailable"
+
+
+class ObjectStoreUnavailable(DependencyUnavailable):
+    """The store of files refuses, times out, or has lost what it was given."""
+
+    code = "object_store_unavailable"

@@ -7,6 +7,11 @@ from typing import Any, Final
 import orjson
 
 PURGE_IDEMPOTENCY_KEYS: Final = "purge_idempotency_keys"
+PURGE_CREDENTIALS: Final = "purge_credentials"
+COLLECT_OBJECTS: Final = "collect_objects"
+PURGE_ARTIFACTS: Final = "purge_artifacts"
+INGEST_FILES: Final = "ingest_files"
+RUN_AUTOMATIONS: Final = "run_automations"
 _LAST_MS: Final = 253_402_300_799_999  # of the year 9999, where `datetime` ends
 
 

@@ -40,6 +40,12 @@ class Metrics:
             "turnkeep_fenced_commits", "Results refused because the attempt was over"
         )
         self.takeovers = counter("turnkeep_takeovers", "Turns taken from lost workers", ["cause"])
+        self.ingestions = counter(
+            "turnkeep_ingestions", "Files whose text was to be read", ["outcome"]
+        )
+        self.automation_runs = counter(
+            "turnkeep_automation_runs", "Runs of automations that ended or were parked", ["status"]
+        )
         self.rebuilds = counter("turnkeep_redis_rebuilds", "Rebuilds of Redis from Postgres")
         self.cancels = counter("turnkeep_cancels", "Cancels that ended a turn", ["how"])
         """`how`: pending (nobody ran it), graceful (its worker ended it), forced (it did not)."""
@@ -67,4 +73,8 @@ class Metrics:
         self.stalled_connections = counter(
             "turnkeep_stalled_connections", "Closed because the client did not take its answer"
         )
+        self.approvals = counter(
+            "turnkeep_approvals", "Tool calls that somebody must approve", ["what"]
+        )
+        """`what`: asked, approved, denied; a turn whose time to decide was over: expired."""
         ProcessCollector(registry=self.registry)

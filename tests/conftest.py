@@ -13,6 +13,7 @@ import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.fixtures.documented import *  # noqa: F403 - fixtures are found by name
 from tests.fixtures.servers import *  # noqa: F403 - fixtures are found by name
 from tests.fixtures.system import *  # noqa: F403 - the same
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -19,12 +20,45 @@ def budget_for(model_id: str, history_max_tokens: int) -> int:
     return min(history_max_tokens, LOCAL_MAX_TOKENS) if is_local else history_max_tokens
 
 
-def newest_within(rows: Sequence[Mapping[str, Any]], max_tokens: int) -> list[Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class HistoryWindow:
+    """What is shown of a conversation. `tokens` is estimated, and never above the budget."""
+
+    rows: list[Mapping[str, Any]]
+    truncated: bool
+    """Whether messages were left out."""
+    tokens: int
+
+
+def history_window(
+    rows: Sequence[Mapping[str, Any]], max_tokens: int, *, is_whole: bool = True
+) -> HistoryWindow:
+    """System messages first, then the newest exchanges, all within `max_tokens`.
+
+    `rows` are messages oldest first (`role`, `content`, `raw_data`); `is_whole` says that there
+    are no earlier ones. No tool result stands without its call, no answer without its question.
+    """
+    left_bytes = max_tokens * BYTES_PER_TOKEN
+    system: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row["role"] == "system" and (size := _size_bytes(row)) <= left_bytes:
+            system.append(row)
+            left_bytes -= size
+    talk = [row for row in rows if row["role"] != "system"]
+    tail = _newest_within(talk, left_bytes)
+    used_bytes = sum(map(_size_bytes, (*system, *tail)))
+    return HistoryWindow(
+        rows=[*system, *tail],
+        truncated=not is_whole or len(system) + len(tail) < len(rows),
+        tokens=-(-used_bytes // BYTES_PER_TOKEN),
+    )
+
+
+def _newest_within(rows: Sequence[Mapping[str, Any]], left_bytes: int) -> list[Mapping[str, Any]]:
     """The longest tail of `rows` (oldest first) within the budget that starts with a user message.
 
     Starting there, no tool result stands without its call and no answer without its question.
     """
-    left_bytes = max_tokens * BYTES_PER_TOKEN
     start = len(rows)
     for index in range(len(rows) - 1, -1, -1):
         left_bytes -= _size_bytes(rows[index])

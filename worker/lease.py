@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import asyncpg
 import structlog
 
 from shared.errors import PostgresUnavailable, RedisUnavailable
@@ -65,7 +64,7 @@ class Heartbeat:
         """One heartbeat. What cannot be reached is tried again at the next."""
         try:
             await self._renew()
-        except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
+        except PostgresUnavailable as error:
             log.warning("lease.unrenewed", error=str(error), turns=len(self._held))
 
     async def _run_announcements(self) -> None:

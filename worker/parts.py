@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from shared.files.object_store import ObjectStore
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.redis.control import Control
@@ -17,10 +18,13 @@ from shared.redis.keys import Keys
 from shared.redis.subscriber import Subscriber
 from shared.service.core import open_core
 from shared.settings import Settings
+from worker.automations.runner import AutomationRunner
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter
 from worker.held_turns import HeldTurns
+from worker.ingestion.ingester import Ingester
 from worker.lease import Heartbeat
+from worker.mcp_client.servers import McpServers
 from worker.reaper import Reaper
 from worker.sweeper import Sweeper
 from worker.turn_runner import TurnRunner
@@ -45,6 +49,9 @@ class WorkerParts:
     reaper: Reaper
     sweeper: Sweeper
     engines: Engines
+    objects: ObjectStore
+    ingester: Ingester
+    automations: AutomationRunner
     metrics: Metrics
 
 
@@ -60,12 +67,25 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
         )
         engines = Engines(settings)
         stack.push_async_callback(engines.aclose)
+        objects = ObjectStore(settings)
+        ingester = Ingester(
+            database=core.database, objects=objects, settings=settings, metrics=metrics
+        )
+        mcp = McpServers(core.database, settings)
+        stack.push_async_callback(mcp.aclose)
+        outbound = None
+        if settings.tool_http_request:
+            from shared.outbound.client import GuardedClient
+
+            outbound = await stack.enter_async_context(GuardedClient.from_settings(settings))
         sweeper = Sweeper(
             database=core.database,
             dispatch=core.dispatch,
+            turns=core.turns,
             ends=core.ends,
             metrics=metrics,
             interval_s=settings.sweeper_interval_s,
+            approval_expiry=settings.approval_expiry,
         )
         writer = EventWriter(
             event_log=core.event_log,
@@ -93,6 +113,9 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
                 engines=engines,
                 metrics=metrics,
                 settings=settings,
+                on_file_awaited=ingester.wake,
+                mcp=mcp,
+                outbound=outbound,
             ),
             heartbeat=Heartbeat(
                 database=core.database,
@@ -116,5 +139,10 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             ),
             sweeper=sweeper,
             engines=engines,
+            objects=objects,
+            ingester=ingester,
+            automations=AutomationRunner(
+                database=core.database, settings=settings, metrics=metrics, outbound=outbound
+            ),
             metrics=metrics,
         )

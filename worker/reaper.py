@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import structlog
 
-from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable, RedisUnavailable
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 MOST_PER_PASS: Final = 200
 LAPSED_INTERVAL_S: Final = 1.0
+_MOST_LOCKED: Final = 3
+"""So many turns whose rows are locked may hold up a pass, each for the lock timeout."""
 _KEEP_TRIES: Final = 6
 _KEEP_PAUSE_S: Final = 0.5
 _SILENCES_NEEDED: Final = 2
@@ -110,20 +113,36 @@ class Reaper:
         rows = await self._database.fetch_many("list_lost_turns", gone, MOST_PER_PASS)
         if self._check_pace(now):
             look_at_leases = False
-        taken: list[tuple[Turn, int]] = []
-        for row in rows:
-            if row["lapsed"] and row["worker_id"] not in gone and not look_at_leases:
-                continue
-            turn = await self._take(row["id"], row["attempt"], gone, lapsed=row["lapsed"])
-            if turn is not None:
-                taken.append((turn, row["attempt"]))
+        lost = [
+            row for row in rows if look_at_leases or row["worker_id"] in gone or not row["lapsed"]
+        ]
+        taken, is_whole = await self._take_all(lost, gone)
         # Only now, and all at once: should Redis hang, no takeover waits for another's news.
         async with asyncio.TaskGroup() as group:
             for turn, attempt in taken:
                 group.create_task(self._tell(turn, attempt))
-        if gone and len(rows) < MOST_PER_PASS:
+        if gone and is_whole and len(rows) < MOST_PER_PASS:
             await self._forget(gone)
         return len(taken)
+
+    async def _take_all(
+        self, rows: Iterable[Any], gone: list[str]
+    ) -> tuple[list[tuple[Turn, int]], bool]:
+        """What was taken, and whether that is all; the next pass looks at the rest again."""
+        taken: list[tuple[Turn, int]] = []
+        locked = 0
+        for row in rows:
+            try:
+                turn = await self._take(row["id"], row["attempt"], gone, lapsed=row["lapsed"])
+            except PostgresBusy as error:
+                log.warning("reaper.turn_locked", turn_id=str(row["id"]), error=str(error))
+                locked += 1
+                if locked == _MOST_LOCKED:
+                    break
+                continue
+            if turn is not None:
+                taken.append((turn, row["attempt"]))
+        return taken, locked == 0
 
     async def _take(
         self, turn_id: object, attempt: int, gone: list[str], *, lapsed: bool

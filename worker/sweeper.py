@@ -1,12 +1,13 @@
 """Brings back to Redis what it should know: everything after a loss, single stalled turns else.
 
-Also ends turns that waited too long. Every worker runs one; passes are idempotent and bounded.
+Also ends turns that waited too long, and decides for people who did not in time. Every worker runs
+one; passes are idempotent and bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -17,6 +18,7 @@ from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.ends import TurnEnds
+from shared.service.turns import TurnService
 
 log = structlog.get_logger(__name__)
 
@@ -35,15 +37,19 @@ class Sweeper:
         *,
         database: Database,
         dispatch: Dispatch,
+        turns: TurnService,
         ends: TurnEnds,
         metrics: Metrics,
         interval_s: float,
+        approval_expiry: Literal["deny", "cancel"] = "deny",
     ) -> None:
         self._database = database
         self._dispatch = dispatch
+        self._turns = turns
         self._ends = ends
         self._metrics = metrics
         self._interval_s = interval_s
+        self._approval_expiry = approval_expiry
         self._stalled_after_seq = 0
         self._woken = asyncio.Event()
 
@@ -70,6 +76,7 @@ class Sweeper:
     async def sweep(self) -> None:
         """One pass. Raises when Postgres or Redis is away."""
         await self._expire()
+        await self._expire_approvals()
         if not await self._dispatch.keep_generation():
             await self.rebuild()
         await self._restore_stalled()
@@ -115,6 +122,21 @@ class Sweeper:
             self._metrics.turns_ended.labels(status=turn.status).inc()
             log.info("turn.expired", turn_id=str(turn.id))
             await self._ends.publish(turn)
+
+    async def _expire_approvals(self) -> None:
+        if self._approval_expiry == "deny":
+            query, why = "deny_expired_approvals", "The approval expired: nobody decided in time"
+        else:
+            query, why = "cancel_expired_approvals", "Nobody decided on its tool calls in time"
+        for row in await self._database.fetch_many(query, EXPIRE_PAGE, why):
+            turn = turn_from_row(row)
+            self._metrics.approvals.labels(what="expired").inc()
+            log.info("turn.approval_expired", turn_id=str(turn.id), status=turn.status)
+            if turn.is_terminal:
+                self._metrics.turns_ended.labels(status=turn.status).inc()
+                await self._ends.publish(turn)
+            else:
+                self._turns.announce_resumed(turn)
 
 
 def _group(rows: list[Any]) -> list[LineChange]:

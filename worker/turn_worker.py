@@ -17,14 +17,14 @@ from arq.worker import Worker
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from shared.errors import PostgresUnavailable, RedisUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable, RedisUnavailable
 from shared.jobs import deserialize_job, serialize_job
 from shared.postgres.rows import claimed_turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import IdleConnection, LineChange, ReadyTurns
 from shared.turn.model import ClaimedTurn
 from worker.held_turns import HeldTurn, StopReason
-from worker.jobs import cron_jobs
+from worker.jobs import FUNCTIONS, cron_jobs
 from worker.parts import WorkerParts
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ class TurnWorker(Worker):
             health_check_interval=10,
         )
         super().__init__(
+            functions=FUNCTIONS,
             cron_jobs=cron_jobs(),
             redis_pool=ArqRedis(
                 connection_pool=pool,
@@ -63,7 +64,13 @@ class TurnWorker(Worker):
             queue_name=parts.keys.jobs,
             job_serializer=serialize_job,
             job_deserializer=deserialize_job,
-            ctx={"database": parts.database, "settings": settings},
+            ctx={
+                "database": parts.database,
+                "settings": settings,
+                "objects": parts.objects,
+                "ingester": parts.ingester,
+                "automations": parts.automations,
+            },
             # Trap: a lost worker's job reruns after its timeout + 10 s, with no owner token.
             # Nothing here may be rerun by arq.
             max_tries=1,
@@ -106,6 +113,8 @@ class TurnWorker(Worker):
             parts.heartbeat.run(),
             parts.reaper.run(),
             parts.sweeper.run(),
+            parts.ingester.run(),
+            parts.automations.run(),
             self._run_jobs(),
         )
         control = parts.subscriber.subscribe_soon(
@@ -201,7 +210,7 @@ class TurnWorker(Worker):
                 "claim_turns", turn_ids, parts.worker_id, parts.settings.lease_s
             )
             self._claims_unsure = False
-        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+        except (asyncpg.UniqueViolationError, PostgresBusy):
             rows = await self._claim_one_by_one(turn_ids)
         for row in rows:
             if row["attempt"] == 1:
@@ -220,8 +229,11 @@ class TurnWorker(Worker):
                 rows += await parts.database.fetch_many(
                     "claim_turns", [turn_id], parts.worker_id, parts.settings.lease_s
                 )
-            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+            except asyncpg.UniqueViolationError:
                 continue
+            except PostgresBusy:
+                # Not claimed. What was is to run soon: the rest goes back to its lines.
+                break
             except PostgresUnavailable as error:
                 # What was claimed so far is leased to us and must run.
                 log.warning("worker.postgres_away", error=str(error))

@@ -71,7 +71,7 @@ class FastGetTurn:
         if asked is None or turn_id is None:
             return None
         principal, wanted_tag = asked
-        scope[CREDENTIAL] = principal.key_id
+        scope[CREDENTIAL] = principal.counted_as
         try:
             row = await self._reads.get(turn_id, principal.tenant_id, principal.user_id)
             if row is None:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Coroutine
+from dataclasses import replace
+from io import BytesIO
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
 from starlette.requests import Request
 
-from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn
+from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn, UserMessage
 from api.state import state_of
 from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.turn.messages import user_request
-from shared.turn.model import SUPPORTED_CONFLICT_POLICIES, ConflictPolicy, NewTurn, Principal
+from shared.turn.model import (
+    SUPPORTED_CONFLICT_POLICIES,
+    Accepted,
+    ConflictPolicy,
+    NewTurn,
+    Principal,
+    Redo,
+)
 from shared.turn.script import validate_script
 
 
@@ -33,18 +43,20 @@ def build_turn(
         InvalidRequest: something about the request is wrong.
     """
     settings = state_of(request).settings
-    text, client_message_id = body.user_text()
+    redo = Redo(body.message_id) if body.trigger == "regenerate-message" else None
+    # What a regenerating turn answers is in the thread, and the message's id names another turn.
+    said = body.user_message() if redo is None else UserMessage("")
     model_id = _choose_model(body, settings)
     policy = _choose_policy(body)
     concurrency_key = _choose_concurrency_key(body, f"thread:{thread_id}")
     asked = {**body.settings}
     if model_id.startswith("scripted"):
         validate_script(asked)
-    fingerprint = _fingerprint(thread_id, text, body, concurrency_key)
+    fingerprint = _fingerprint(thread_id, said, body, concurrency_key)
     key = read_idempotency_key(request, body)
     scope = f"chat:{principal.user_id}"
-    if key is None and key_from_message and _is_usable_key(client_message_id):
-        key = client_message_id
+    if key is None and key_from_message and _is_usable_key(said.client_id):
+        key = said.client_id
         scope = f"chat-message:{principal.user_id}:{thread_id}"
     turn_id = new_id()
     return NewTurn(
@@ -53,10 +65,10 @@ def build_turn(
         thread_id=thread_id,
         input_message_id=new_id(),
         planned_output_message_id=new_id(),
-        text=text,
-        raw_message=user_request(text),
+        text=said.text,
+        raw_message=user_request(said.text),
         model_id=model_id,
-        settings={**asked, "timezone": read_timezone(request), "trigger": "submit-message"},
+        settings={**asked, "timezone": read_timezone(request), "trigger": body.trigger},
         system_prompt=body.system_prompt,
         concurrency_key=concurrency_key,
         conflict_policy=policy,
@@ -64,7 +76,46 @@ def build_turn(
         idempotency_key=key or str(turn_id),
         client_chose_key=key is not None,
         fingerprint=fingerprint,
+        files=said.files,
+        names_model=body.model_id is not None,
+        redo=redo,
     )
+
+
+def accept_turn(request: Request, new: NewTurn) -> Coroutine[Any, Any, Accepted]:
+    """Submits a turn as `TurnService.submit` does; its files, if any, are stored right before.
+
+    Where there is no room they are not: the accept refuses them, unless it is a replay.
+
+    Raises:
+        Saturated: as many files are on their way as may be.
+        ObjectStoreUnavailable: a file cannot be stored; nothing was accepted.
+    """
+    if new.files:
+        return _accept_with_files(request, new)
+    return state_of(request).turns.submit(new)
+
+
+async def _accept_with_files(request: Request, new: NewTurn) -> Accepted:
+    principal, state = new.principal, state_of(request)
+    replay = await state.turns.find_replay_or_refusal(new)
+    if replay is not None:
+        return replay
+    await state.threads.get(principal, new.thread_id)
+    size_bytes = sum(len(file.data) for file in new.files)
+    if await state.artifacts.has_room(principal, len(new.files), size_bytes):
+        with state.admission.transfer(principal.counted_as):
+            new = await _store_files(request, new)
+    return await state.turns.submit(new)
+
+
+async def _store_files(request: Request, new: NewTurn) -> NewTurn:
+    artifacts = state_of(request).artifacts
+    files = []
+    for file in new.files:
+        key = await artifacts.store(new.principal, file.sha256, BytesIO(file.data))
+        files.append(replace(file, object_key=key))
+    return replace(new, files=tuple(files))
 
 
 def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
@@ -90,13 +141,16 @@ def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
     return key
 
 
-def read_timezone(request: Request) -> str:
-    """The IANA zone of `X-User-Timezone`; a browser sends it, so a wrong one is not an error."""
+def read_timezone(request: Request) -> str | None:
+    """The IANA zone of `X-User-Timezone`; None: the user's stored one counts when the turn runs.
+
+    A browser sends the header, so a wrong one is not an error.
+    """
     name = request.headers.get("x-user-timezone", "")
     try:
-        return ZoneInfo(name).key if 0 < len(name) <= 64 else "UTC"
+        return ZoneInfo(name).key if 0 < len(name) <= 64 else None
     except (ValueError, OSError, KeyError):
-        return "UTC"
+        return None
 
 
 def _check_key(key: str | None, loc: tuple[str | int, ...]) -> str | None:
@@ -135,14 +189,20 @@ def _choose_policy(body: SubmitTurn) -> ConflictPolicy:
     return policy
 
 
-def _fingerprint(thread_id: Any, text: str, body: SubmitTurn, concurrency_key: str) -> bytes:
-    canonical = {
+def _fingerprint(
+    thread_id: Any, said: UserMessage, body: SubmitTurn, concurrency_key: str
+) -> bytes:
+    canonical: dict[str, Any] = {
         "thread": str(thread_id),
-        "text": text,
+        "text": said.text,
         "model": body.model_id,
         "settings": body.settings,
         "key": concurrency_key,
         "onConflict": body.on_conflict,
         "systemPrompt": body.system_prompt,
     }
+    if said.files:
+        canonical["files"] = [[file.sha256.hex(), file.name] for file in said.files]
+    if body.trigger == "regenerate-message":
+        canonical["redo"] = body.message_id or "newest"
     return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()

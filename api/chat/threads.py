@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any, Final
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,7 +12,9 @@ from starlette.responses import Response
 from api.auth import authenticate
 from api.body import read_model
 from api.chat.schemas import (
+    BulkDelete,
     CreateThread,
+    DeletedThreads,
     Thread,
     ThreadList,
     ThreadListQuery,
@@ -22,7 +25,7 @@ from api.chat.schemas import (
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from shared.errors import NotFound
+from shared.turn.model import Principal
 
 THREADS: Final = "/api/v1/chat/threads"
 THREAD: Final = f"{THREADS}/{{thread_id}}"
@@ -42,9 +45,12 @@ async def create_thread(request: Request) -> Response:
     """A new thread; every field of the body is optional."""
     principal = await authenticate(request)
     body = await read_model(request, CreateThread)
-    _refuse_agent_spec(body.agent_spec_id)
     row = await state_of(request).threads.create(
-        principal, title=body.title, system_prompt=body.system_prompt, metadata=body.metadata
+        principal,
+        title=body.title,
+        system_prompt=body.system_prompt,
+        metadata=body.metadata,
+        agent_spec_id=await _agent_spec_id(request, principal, body.agent_spec_id),
     )
     headers = {"location": THREAD.format(thread_id=row["id"])}
     return _json(thread_to_dict(row), HTTPStatus.CREATED, headers)
@@ -62,9 +68,12 @@ async def update_thread(request: Request) -> Response:
     principal = await authenticate(request)
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, UpdateThread)
-    _refuse_agent_spec(body.agent_spec_id)
-    changes = {name: getattr(body, name) for name in body.model_fields_set - {"agent_spec_id"}}
-    row = await state_of(request).threads.update(principal, thread_id, **changes)
+    threads = state_of(request).threads
+    changes = {name: getattr(body, name) for name in body.model_fields_set}
+    if body.agent_spec_id is not None:
+        await threads.get(principal, thread_id)  # a foreign thread is told of first
+        changes["agent_spec_id"] = await _agent_spec_id(request, principal, body.agent_spec_id)
+    row = await threads.update(principal, thread_id, **changes)
     return _json(thread_to_dict(row))
 
 
@@ -75,9 +84,19 @@ async def delete_thread(request: Request) -> Response:
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
-def _refuse_agent_spec(agent_spec_id: str | None) -> None:
-    if agent_spec_id is not None:  # no tenant has any yet
-        raise NotFound("Agent spec not found")
+async def bulk_delete_threads(request: Request) -> Response:
+    """Deletes many of the caller's threads, or all; unknown ids do not count."""
+    principal = await authenticate(request)
+    wanted = (await read_model(request, BulkDelete)).wanted()
+    is_nothing = wanted is not None and not wanted
+    threads = state_of(request).threads
+    deleted = 0 if is_nothing else await threads.delete_many(principal, wanted)
+    return _json({"deletedCount": deleted})
+
+
+async def _agent_spec_id(request: Request, principal: Principal, wanted: str | None) -> UUID | None:
+    specs = state_of(request).agent_specs
+    return None if wanted is None else await specs.require_entry_point(principal, wanted)
 
 
 def _json(
@@ -96,6 +115,10 @@ OPERATIONS: Final = (
         body=CreateThread, responses={HTTPStatus.CREATED: Thread}, errors=(404,),
     ),
     Operation(
+        "POST", f"{THREADS}/bulk-delete", bulk_delete_threads, "threads", "Delete many threads",
+        body=BulkDelete, responses={HTTPStatus.OK: DeletedThreads}, errors=(409,),
+    ),
+    Operation(
         "GET", THREAD, get_thread, "threads", "Get a thread", responses={HTTPStatus.OK: Thread}
     ),
     Operation(
@@ -104,6 +127,6 @@ OPERATIONS: Final = (
     ),
     Operation(
         "DELETE", THREAD, delete_thread, "threads", "Delete a thread",
-        responses={HTTPStatus.NO_CONTENT: None},
+        responses={HTTPStatus.NO_CONTENT: None}, errors=(409,),
     ),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from api.chat.schemas import (
     turn_to_json,
 )
 from api.chat.schemas import Turn as TurnSchema
-from api.chat.submit import build_turn
+from api.chat.submit import accept_turn, build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
 from api.connection import end_when_lost
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
@@ -35,6 +35,7 @@ from api.validation import path_uuid, read_query
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 from shared.service.cursor import decode_seq, encode_cursor
+from shared.turn.approval import Decision
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -45,21 +46,28 @@ TURN: Final = f"{PREFIX}/turns/{{turn_id}}"
 
 
 async def stream_turn(request: Request) -> Answer:
-    """Accepts a turn and streams it as a UI message stream."""
+    """Accepts a turn and streams it as a UI message stream.
+
+    When the last message is the assistant's, with parts in state `approval-responded`, the turn
+    that asked for these approvals goes on, and what it says from there is streamed.
+    """
     principal = await authenticate(request)
     state_of(request).admission.require_calm()
-    with state_of(request).admission.stream(principal.key_id):
+    with state_of(request).admission.stream(principal.counted_as):
         return await _submit_and_stream(request, principal)
 
 
 async def _submit_and_stream(request: Request, principal: Principal) -> EventStreamResponse:
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
+    decisions = body.approval_responses()
+    if decisions is not None:
+        return await _decide_and_stream(request, principal, thread_id, decisions)
     new = build_turn(request, principal, thread_id, body, key_from_message=True)
     # The reader is there before the turn is announced, so it need not look anywhere else.
     follower = state_of(request).streams.hub.follow_new(new.id)
     try:
-        accepted = await state_of(request).turns.submit(new)
+        accepted = await accept_turn(request, new)
     except BaseException:
         follower.close()
         raise
@@ -79,6 +87,27 @@ async def _submit_and_stream(request: Request, principal: Principal) -> EventStr
     )
 
 
+async def _decide_and_stream(
+    request: Request, principal: Principal, thread_id: UUID, decisions: list[Decision]
+) -> EventStreamResponse:
+    """Decides as `POST …/actions` does, and streams what comes after it of the same turn."""
+    turn = await state_of(request).approvals.decide_in_thread(principal, thread_id, decisions)
+    if turn is None:
+        await _require_thread(request, principal, thread_id)
+        msg = "No turn of the thread waits for these tool calls to be approved"
+        raise InvalidRequest(("body", "messages"), msg)
+    streams = state_of(request).streams
+    # The client holds what was said until the turn was parked; the attempt after that begins there.
+    attempt = turn.attempt + 1 if turn.status is TurnStatus.PENDING else turn.attempt
+    return EventStreamResponse(
+        streams,
+        streams.hub.follow(turn, Cursor(attempt, 0)),
+        VercelUIEncoder(turn, is_continued=True),
+        principal,
+        headers={**vercel_ui.HEADERS, "location": _location(turn)},
+    )
+
+
 async def submit_turn(request: Request) -> Response:
     """Accepts a turn and answers at once, or when it has ended within `Prefer: wait`."""
     principal = await authenticate(request)
@@ -86,7 +115,7 @@ async def submit_turn(request: Request) -> Response:
     thread_id = path_uuid(request, "thread_id")
     body = await read_model(request, SubmitTurn)
     new = build_turn(request, principal, thread_id, body, key_from_message=False)
-    accepted = await state_of(request).turns.submit(new)
+    accepted = await accept_turn(request, new)
     turn, headers = await _wait_if_asked(request, principal, accepted.turn)
     headers["location"] = _location(turn)
     if accepted.replayed:
@@ -108,7 +137,7 @@ async def get_turn(request: Request) -> Response:
 async def follow_turn(request: Request) -> Answer:
     """A turn's events from a cursor, in the native protocol."""
     principal = await authenticate(request)
-    with state_of(request).admission.stream(principal.key_id):
+    with state_of(request).admission.stream(principal.counted_as):
         return await _follow(request, principal)
 
 
@@ -127,9 +156,13 @@ async def _follow(request: Request, principal: Principal) -> Answer:
 
 
 async def attach_to_thread(request: Request) -> Answer:
-    """The thread's active turn as a UI message stream; 204 when none is active."""
+    """The thread's active turn as a UI message stream; 204 when none is active.
+
+    Of a turn that waits for approvals: what it has said, the approvals it asks for, and the end of
+    the stream.
+    """
     principal = await authenticate(request)
-    with state_of(request).admission.stream(principal.key_id):
+    with state_of(request).admission.stream(principal.counted_as):
         return await _attach(request, principal)
 
 
@@ -207,7 +240,7 @@ async def _wait_if_asked(
     wait_s = preferred_wait_s(request)
     if not wait_s or turn.is_terminal:
         return turn, turn_headers(turn, wait_s)
-    seat = state_of(request).admission.poll(principal.key_id)
+    seat = state_of(request).admission.poll(principal.counted_as)
     if seat is None:
         return turn, {**turn_headers(turn, None), "retry-after": str(soon_s())}
     with seat:

@@ -10,6 +10,9 @@ from shared.turn.events import Cursor, EventBatch
 class StreamEncoder(Protocol):
     """Bytes of whole SSE frames; empty bytes mean that there is nothing to say."""
 
+    is_over: bool
+    """The protocol lets nothing follow what was encoded last, though the turn may go on."""
+
     def open(self, cursor: Cursor) -> bytes:
         """First bytes, sent at once."""
         ...

@@ -16,6 +16,7 @@ class NativeEncoder:
     """See `api.streams.encoder.StreamEncoder`. Stored bytes are forwarded, not decoded."""
 
     __slots__ = ()
+    is_over = False
 
     def open(self, cursor: Cursor) -> bytes:
         """The reconnect time; a frame without data, so that `id:` primes the client's cursor."""

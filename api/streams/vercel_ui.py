@@ -42,18 +42,31 @@ class VercelUIEncoder:
 
     __slots__ = (
         "_attempt",
+        "_awaits_more",
+        "_called",
         "_delta_head",
         "_open_part",
         "_part_count",
         "_said_bytes",
         "_said_sum",
+        "_skip",
+        "_skips_unsaid",
         "_step_is_open",
         "_tools_answered",
         "_turn",
+        "is_over",
     )
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, *, is_continued: bool = False) -> None:
+        """`is_continued`: the client holds the message up to the approvals it has decided on."""
         self._turn = turn
+        self.is_over = False
+        self._awaits_more = is_continued
+        """What was said last, here or to the same client before, is that approvals are awaited."""
+        self._skip = 0
+        """So many events from here on repeat what the client knows."""
+        self._skips_unsaid = False
+        """It knows them from an earlier response, not from this one."""
         self._attempt = 0
         # What the attempt has said so far, as JSON without quotes: enough to know it again.
         self._said_bytes = 0
@@ -63,6 +76,8 @@ class VercelUIEncoder:
         self._part_count = 0
         self._step_is_open = False
         self._tools_answered = False
+        self._called: set[str] = set()
+        """Tool calls of the attempt; one that is told again is known by its id."""
 
     def open(self, cursor: Cursor) -> bytes:
         turn = self._turn
@@ -84,7 +99,13 @@ class VercelUIEncoder:
         events = b"\n".join(batch.payloads)
         frames: list[bytes] = []
         place = 0
-        while place < len(events):
+        while place < len(events) and not self.is_over:
+            if self._skip:
+                end = events.find(b"\n", place)
+                end = len(events) if end < 0 else end
+                self._pass_over(events[place:end])
+                place = end + 1
+                continue
             run = _DELTA_RUN.match(events, place)
             if run is not None:
                 frames.append(self._pass_on(run[0].rstrip(b"\n")))
@@ -95,6 +116,12 @@ class VercelUIEncoder:
                 frames.append(self._encode(decode_event(events[place:end])))
                 place = end + 1
         return b"".join(frames)
+
+    def _pass_over(self, event: bytes) -> None:
+        """Leaves out an event that repeats what the client knows."""
+        self._skip -= 1
+        if self._skips_unsaid and event.startswith(MESSAGE_DELTA_HEAD):
+            self._note_said(event[len(MESSAGE_DELTA_HEAD) + 1 : -2])
 
     def _pass_on(self, run: bytes) -> bytes:
         """Frames of a run of deltas, whose texts are passed on as the JSON strings they are.
@@ -120,7 +147,7 @@ class VercelUIEncoder:
             case TurnQueued():
                 return self.queued(event.position)
             case TurnStarted():
-                return self._begin_attempt(event.attempt)
+                return self._start(event)
             case MessageDelta():
                 return self._continue_part("text", event.text)
             case ReasoningDelta():
@@ -130,13 +157,50 @@ class VercelUIEncoder:
             case ToolResult():
                 return self._answer_tool(event)
             case AwaitingApproval():
-                return self._close_part()
+                return self._ask(event)
             case TurnSnapshot():
                 return self._catch_up(event)
             case TurnEnded():
                 return self._end(event)
             case _:
                 assert_never(event)
+
+    def _start(self, event: TurnStarted) -> bytes:
+        goes_on, self._awaits_more = self._awaits_more, False
+        if not goes_on:
+            return self._begin_attempt(event.attempt)
+        if event.retold is None:
+            # The turn was told anew from its beginning: it has ended and its log is gone.
+            self._attempt = self._attempt or event.attempt - 1
+            return self._begin_attempt(event.attempt)
+        # The results of the calls come first, and belong to the step that has made them.
+        self._skips_unsaid = self._attempt == 0
+        self._attempt = event.attempt
+        self._skip = event.retold
+        return b""
+
+    def _ask(self, event: AwaitingApproval) -> bytes:
+        """Asks for approvals, which ends the stream: the client comes again with the decisions."""
+        self._awaits_more = True
+        turn = self._turn
+        is_decided = turn.is_terminal or turn.status is TurnStatus.PENDING
+        if self._attempt < turn.attempt or (self._attempt == turn.attempt and is_decided):
+            return self._close_step()  # before this reader came
+        frames = self._close_part() + self._open_step()
+        for call in event.actions:
+            frames += _frame(
+                type="tool-approval-request",
+                approvalId=call.tool_call_id,
+                toolCallId=call.tool_call_id,
+            )
+        self.is_over = True
+        metadata = {"turnId": str(turn.id)}
+        frames += self._close_step()
+        return (
+            frames
+            + _frame(type="finish", finishReason="tool-calls", messageMetadata=metadata)
+            + _DONE
+        )
 
     def _begin_attempt(self, attempt: int) -> bytes:
         frames = b""
@@ -147,6 +211,7 @@ class VercelUIEncoder:
             )
             self._said_bytes = self._said_sum = 0
         self._attempt = attempt
+        self._called.clear()
         return frames + self._open_step()
 
     def _open_step(self) -> bytes:
@@ -194,6 +259,9 @@ class VercelUIEncoder:
         return f"{kind}-{self._part_count}"
 
     def _call_tool(self, event: ToolCall) -> bytes:
+        if event.tool_call_id in self._called:
+            return b""
+        self._called.add(event.tool_call_id)
         frames = self._close_step() if self._tools_answered else self._close_part()
         frames += self._open_step()
         tool = {"toolCallId": event.tool_call_id, "toolName": event.name}
@@ -202,6 +270,8 @@ class VercelUIEncoder:
 
     def _answer_tool(self, event: ToolResult) -> bytes:
         self._tools_answered = True
+        if event.denied:
+            return _frame(type="tool-output-denied", toolCallId=event.tool_call_id)
         if event.error is not None:
             return _frame(
                 type="tool-output-error", toolCallId=event.tool_call_id, errorText=event.error

@@ -15,6 +15,7 @@ from typing import Final
 from shared.outbound.errors import AddressRefused
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 AddressRule = Callable[[IPAddress, Collection[IPAddress]], None]
 """Takes an address and our own ones; raises AddressRefused or returns."""
 

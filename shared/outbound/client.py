@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -44,7 +45,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CLASSES: Final = {2: "success", 3: "redirect", 4: "client error", 5: "server error"}
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")
-_OURS_TO_SET: Final = frozenset(
+OURS_TO_SET: Final = frozenset(
     {"accept-encoding", "connection", "content-length", "expect", "forwarded", "host",
      "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via"}
 )  # fmt: skip
@@ -69,6 +70,39 @@ class OutboundResponse:
     def summary(self) -> str:
         """Status code and class, such as `503 server error`."""
         return f"{self.status} {_CLASSES.get(self.status // 100, 'unknown')}"
+
+
+class OutboundStream:
+    """An answer whose body is still on its way. Whoever has it closes it.
+
+    Header names are lower-case; the body is as sent, never decompressed.
+    """
+
+    def __init__(self, response: httpcore.Response, max_body_bytes: int) -> None:
+        self.status = response.status
+        self.headers = [
+            (name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name, value in response.headers
+        ]
+        self._response = response
+        self._max_body_bytes = max_body_bytes
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body, once.
+
+        Raises:
+            BadAnswer: the connection was lost, or the body has more than its limit.
+        """
+        size = 0
+        with _told_as_ours():
+            async for chunk in self._response.aiter_stream():
+                size += len(chunk)
+                if size > self._max_body_bytes:
+                    raise BadAnswer(f"more than {self._max_body_bytes} bytes")
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +146,11 @@ class GuardedClient:
             self._pool = _proxy_pool(proxy_url, context)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The client of this deployment."""
+    def from_settings(cls, settings: Settings, rules: OutboundRules | None = None) -> Self:
+        """The client of this deployment, under its rules unless others are given."""
         proxy = settings.outbound_proxy_url
         proxy_url = proxy.get_secret_value() if proxy else None
-        return cls(outbound_rules(settings), proxy_url=proxy_url)
+        return cls(rules or outbound_rules(settings), proxy_url=proxy_url)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,6 +161,10 @@ class GuardedClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
         await self._pool.aclose()
         self._system_resolver.close()
 
@@ -173,19 +211,35 @@ class GuardedClient:
         except TimeoutError:
             raise TimedOut from None
 
+    async def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes = b"",
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> OutboundStream:
+        """Sends one request and returns when its answer begins; a redirect is an answer too.
+
+        The caller bounds the time, of this and of reading.
+
+        Raises:
+            OutboundFailed: as `request` does.
+        """
+        checked = _checked_headers(headers or {})
+        hop = _Hop(_checked_method(method), self._rules.parse_url(url), checked, content, 0)
+        with _told_as_ours():
+            response = await self._pool.handle_async_request(_wire_request(hop))
+        return OutboundStream(response, max_body_bytes)
+
     async def _send(self, hop: _Hop, max_body_bytes: int) -> OutboundResponse:
-        try:
+        with _told_as_ours():
             response = await self._pool.handle_async_request(_wire_request(hop))
             try:
                 body, is_truncated = await _read(response, max_body_bytes)
             finally:
                 await response.aclose()
-        except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.ProxyError) as error:
-            raise Unreachable(repr(error)) from error
-        except httpcore.LocalProtocolError as error:
-            raise RequestRefused(repr(error)) from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise BadAnswer(repr(error)) from error
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in response.headers
@@ -216,6 +270,19 @@ class GuardedClient:
                 raise RedirectRefused("a body would go to another origin")
             headers = {k: v for k, v in headers.items() if k in _SENT_TO_ANOTHER_ORIGIN}
         return _Hop(method, url, headers, content, hop.redirects_left - 1)
+
+
+@contextmanager
+def _told_as_ours() -> Iterator[None]:
+    """Raises OutboundFailed in place of what httpcore raises."""
+    try:
+        yield
+    except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.ProxyError) as error:
+        raise Unreachable(repr(error)) from error
+    except httpcore.LocalProtocolError as error:
+        raise RequestRefused(repr(error)) from error
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        raise BadAnswer(repr(error)) from error
 
 
 def _wire_request(hop: _Hop) -> httpcore.Request:
@@ -251,7 +318,7 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     checked: dict[str, str] = {}
     for name, value in headers.items():
         lower = name.lower()
-        is_ours = lower in _OURS_TO_SET or lower.startswith("proxy-") or lower in checked
+        is_ours = lower in OURS_TO_SET or lower.startswith("proxy-") or lower in checked
         if is_ours or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise RequestRefused(f"header {name!r}")
         checked[lower] = value

@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 from urllib.parse import urljoin
 
-from shared.outbound.address_rules import AddressRule, IPAddress, require_public
+from shared.outbound.address_rules import AddressRule, IPAddress, IPNetwork, require_public
 from shared.outbound.errors import AddressRefused, UrlRefused
 
 MAX_URL_BYTES: Final = 2048
@@ -66,11 +66,16 @@ class OutboundRules:
     ports: Collection[int] = DEFAULT_PORTS
     allow_http: bool = False
     own_addresses: Collection[IPAddress] = frozenset()
+    private_networks: Collection[IPNetwork] = ()
+    """Not public and reached all the same; then names such as `crm.internal` are resolved too."""
     address_rule: AddressRule = require_public
 
     def check_address(self, address: IPAddress) -> None:
         """Raises AddressRefused for an address that no request may go to."""
-        self.address_rule(address, self.own_addresses)
+        # Link-local never: that is where clouds keep a machine's own credentials.
+        is_named = any(address in network for network in self.private_networks)
+        if not is_named or address.is_link_local:
+            self.address_rule(address, self.own_addresses)
 
     def parse_url(self, text: str) -> OutboundUrl:
         """Takes `text` apart. Resolves nothing: a name may still lead to a refused address.
@@ -86,7 +91,7 @@ class OutboundRules:
         if scheme != "https" and not (scheme == "http" and self.allow_http):
             raise UrlRefused("The URL must begin with https://")
         host, port = _split_authority(authority)
-        name, address = _parse_host(host)
+        name, address = _parse_host(host, local_names=bool(self.private_networks))
         if address is not None:
             self._check_literal(address)
         number = _DEFAULT_PORT_OF[scheme] if port is None else int(port)
@@ -143,7 +148,7 @@ def _split_authority(authority: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
-def _parse_host(host: str) -> tuple[str, IPAddress | None]:
+def _parse_host(host: str, *, local_names: bool) -> tuple[str, IPAddress | None]:
     """The host in its one spelling, and its address if it is a literal one."""
     if host.startswith("["):
         try:
@@ -161,7 +166,8 @@ def _parse_host(host: str) -> tuple[str, IPAddress | None]:
         return str(literal), literal
     if not all(_LABEL.fullmatch(label) for label in labels):
         raise UrlRefused("The host is not valid")
-    if len(labels) == 1 or _LOCAL_SUFFIXES & {labels[-1], ".".join(labels[-2:])}:
+    is_local = len(labels) == 1 or _LOCAL_SUFFIXES & {labels[-1], ".".join(labels[-2:])}
+    if is_local and not local_names:
         raise UrlRefused("The host must be a public name")
     return name, None
 

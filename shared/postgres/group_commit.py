@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import asyncpg
 
-from shared.errors import PostgresUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable
+from shared.postgres import batches
 from shared.postgres.batches import Ask, Batches, as_elements, columns
 from shared.postgres.pool import Database
 
@@ -21,8 +23,8 @@ class GroupCommit:
     """Runs one named query for many callers: it takes an array per argument.
 
     Its rows have an `id` = the first argument. A caller gets its row, or None when its run changed
-    nothing. When one run of a batch breaks a constraint, the batch is undone and its runs are
-    repeated one by one: each caller gets its own outcome.
+    nothing. When one run of a batch breaks a constraint, or meets a lock that is held too long, the
+    batch is undone and its runs are repeated one by one: each caller gets its own outcome.
     """
 
     def __init__(self, database: Database, query: str) -> None:
@@ -49,7 +51,7 @@ class GroupCommit:
     async def _send(self, batch: list[_Run]) -> None:
         try:
             rows = await self._fetch(batch)
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, PostgresBusy) as error:
             if len(batch) == 1:
                 batch[0].fail(error)
             else:
@@ -63,10 +65,14 @@ class GroupCommit:
                 ask.answer(found.get(ask.args[0]))
 
     async def _send_one_by_one(self, batch: list[_Run]) -> None:
+        loop = asyncio.get_running_loop()
         for index, ask in enumerate(batch):
+            if loop.time() - ask.asked_at > batches.MAX_WAIT_S:  # the locks of others took its time
+                ask.fail(PostgresBusy("The question was not sent: others wait for locks"))
+                continue
             try:
                 rows = await self._fetch([ask])
-            except asyncpg.PostgresError as error:
+            except (asyncpg.PostgresError, PostgresBusy) as error:
                 ask.fail(error)
             except PostgresUnavailable as error:
                 for rest in batch[index:]:

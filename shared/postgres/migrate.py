@@ -22,6 +22,9 @@ _FOLDER: Final = Path(__file__).with_name("migrations")
 _LOCK: Final = 7_239_001
 _LOCK_TIMEOUT_S: Final = 60.0
 _LOCK_PAUSE_S: Final = 0.05
+_TABLE_WAIT_MS: Final = 300
+_TABLE_TRIES: Final = 60
+_TABLE_PAUSE_S: Final = 0.5
 
 
 class MigrationError(Exception):
@@ -73,12 +76,23 @@ async def _apply(
         if known[path.stem] != checksum:
             raise MigrationError(f"{path.name} was changed after it was applied")
         return False
-    async with connection.transaction():
-        await connection.execute("set local lock_timeout = '5s'")
-        await connection.execute(text)
-        await connection.execute(
-            "insert into schema_migrations (version, checksum) values ($1, $2)", path.stem, checksum
-        )
+    # Whoever comes while a migration waits for a table waits behind it: so it waits shortly, often.
+    for tries_left in reversed(range(_TABLE_TRIES)):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {_TABLE_WAIT_MS}")
+                await connection.execute(text)
+                await connection.execute(
+                    "insert into schema_migrations (version, checksum) values ($1, $2)",
+                    path.stem,
+                    checksum,
+                )
+        except asyncpg.LockNotAvailableError:
+            if not tries_left:
+                raise
+            await asyncio.sleep(_TABLE_PAUSE_S)
+        else:
+            break
     return True
 
 

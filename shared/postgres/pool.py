@@ -15,7 +15,7 @@ import asyncpg
 import orjson
 import structlog
 
-from shared.errors import PostgresUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable
 from shared.postgres.queries import sql
 from shared.postgres.tenant import Owner, TenantDatabase
 from shared.postgres.transaction import Transaction
@@ -48,20 +48,23 @@ _UNAVAILABLE: Final = (
     asyncpg.OperatorInterventionError,
     asyncpg.PostgresSystemError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.LockNotAvailableError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     OSError,
     TimeoutError,
 )
+# Postgres serves; this transaction was undone in favour of another one.
+_BUSY: Final = (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError)
 
 
 class Database:
     """Named queries (`shared/postgres/sql`) over one pool.
 
     Its own methods run the engine's statements, `for_tenant` those that serve one principal.
-    Every method raises `PostgresUnavailable` when Postgres cannot serve within the deadline;
-    other `asyncpg.PostgresError`s (a broken constraint, say) pass through.
+    Every method raises `PostgresUnavailable` when Postgres cannot serve within the deadline, its
+    kind `PostgresBusy` when other transactions stood in the way and nothing was written; other
+    `asyncpg.PostgresError`s (a broken constraint, say) pass through. An argument that the driver
+    cannot send is one of them, `asyncpg.DataError`: it would not help to try again.
     """
 
     def __init__(self, dsn: str, *, size: int) -> None:
@@ -147,6 +150,8 @@ class Database:
                     return await work(connection)
                 finally:
                     await pool.release(connection, timeout=ACQUIRE_TIMEOUT_S)
+        except _BUSY as error:
+            raise PostgresBusy(f"Other transactions are in the way: {error!r}") from error
         except _UNAVAILABLE as error:
             raise PostgresUnavailable(f"Postgres does not serve: {error!r}") from error
 

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+from shared.automations.status import RunStatus, StepStatus
+from shared.turn.ingestion import RETRIED_REASONS, IngestionStatus
 from shared.turn.state import ACTIVE, TERMINAL, Transition, TurnStatus, sources, target
 
 _FOLDER: Final = Path(__file__).with_name("sql")
@@ -25,7 +27,9 @@ _HEADER: Final = re.compile(
     r"^-- name: (?P<name>[a-z_]+) :(?P<kind>one|many|exec)(?: (?P<role>engine|tenant))?$",
     re.MULTILINE,
 )
-_GUARD: Final = re.compile(r"\{(?P<what>sources|target|active|terminal)(?::(?P<why>[a-z_]+))?\}")
+_GUARD: Final = re.compile(
+    r"\{(?P<what>sources|target|active|terminal|ingestion|retried|run|step)(?::(?P<why>[a-z_]+))?\}"
+)
 
 Role = Literal["engine", "tenant"]
 
@@ -97,6 +101,14 @@ def _parse(path: Path) -> list[Query]:
 
 def _fill_guard(match: re.Match[str]) -> str:
     what, why = match["what"], match["why"]
+    if what == "ingestion":
+        return f"'{IngestionStatus(why)}'::ingestion_status"
+    if what == "retried":
+        return ", ".join(f"'{reason}'" for reason in RETRIED_REASONS)
+    if what == "run":
+        return f"'{RunStatus(why)}'::automation_run_status"
+    if what == "step":
+        return f"'{StepStatus(why)}'::automation_step_status"
     if what == "active":
         return _status_list(sorted(ACTIVE))
     if what == "terminal":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
+from shared.turn.approval import Approval, Decision, OpenApproval
 from shared.turn.events import Usage
 from shared.turn.model import ClaimedTurn, NewTurn, Turn
 from shared.turn.state import TurnStatus
@@ -43,7 +45,34 @@ def turn_from_row(row: asyncpg.Record) -> Turn:
         ended_at=row["ended_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        agent_spec_id=row["agent_spec_id"],
+        agent_spec_version=row["agent_spec_version"],
+        parked_count=row["parked_count"],
+        approvals=tuple(map(_open_approval, row.get("approvals") or ())),
     )
+
+
+def _open_approval(item: dict[str, Any]) -> OpenApproval:
+    return OpenApproval(
+        tool_call_id=item["toolCallId"],
+        tool_name=item["toolName"],
+        args=item["args"],
+        asked_at=_utc(item["askedAt"]),
+        expires_at=_utc(item["expiresAt"]),
+    )
+
+
+def _utc(text: str) -> datetime:
+    """Within JSON Postgres writes times in the session's zone."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def approval_from_row(row: asyncpg.Record) -> Approval:
+    """A row of `turn_approvals` as an `Approval`."""
+    decision = None
+    if row["approved"] is not None:
+        decision = Decision(row["tool_call_id"], row["approved"], row["reason"])
+    return Approval(row["round"], row["tool_call_id"], decision, row["outcome"])
 
 
 def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
@@ -59,7 +88,7 @@ def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
         input_message_id=new.input_message_id,
         planned_output_message_id=new.planned_output_message_id,
         output_message_id=None,
-        model_id=new.model_id,
+        model_id=row["model_id"],
         settings=new.settings,
         concurrency_key=new.concurrency_key,
         max_running=row["max_running"],
@@ -73,12 +102,15 @@ def accepted_turn(new: NewTurn, row: asyncpg.Record) -> Turn:
         ended_at=None,
         created_at=row["created_at"],
         updated_at=row["created_at"],
+        agent_spec_id=row["agent_spec_id"],
+        agent_spec_version=row["agent_spec_version"],
     )
 
 
 def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
     """A row of `claim_turns` as a `ClaimedTurn`."""
-    prompts = (row["thread_system_prompt"], row["system_prompt"])
+    thread_system_prompt, has_attachments = row["thread"]
+    prompts = (thread_system_prompt, row["system_prompt"])
     return ClaimedTurn(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -93,6 +125,14 @@ def claimed_turn_from_row(row: asyncpg.Record) -> ClaimedTurn:
         settings=row["settings"],
         instructions="\n\n".join(filter(None, prompts)) or None,
         prompt=row["prompt"],
+        input_message_id=row["input_message_id"],
+        has_attachments=has_attachments,
         has_history=row["has_history"],
         output_message_id=row["output_message_id"],
+        agent_spec_id=row["agent_spec_id"],
+        agent_spec_version=row["agent_spec_version"],
+        parked_count=row["parked_count"],
+        earlier_usage=(
+            None if row["earlier_usage"] is None else Usage.model_validate(row["earlier_usage"])
+        ),
     )

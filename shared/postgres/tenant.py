@@ -59,7 +59,8 @@ class TenantDatabase:
     async def run_in_transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Runs `work` in one transaction and commits it.
 
-        `work` may be run twice: the first time without effect, when a migration came in between.
+        `work` may be run twice: the first time without effect, when a migration came in between, or
+        when Postgres undid it to end a deadlock. So it has no effect but on this transaction.
         """
         return await self._run(lambda c: work(Transaction(c, "tenant")))
 
@@ -67,8 +68,9 @@ class TenantDatabase:
         async def call(connection: Any) -> T:
             try:
                 return await self._run_once(connection, work)
-            except asyncpg.InvalidCachedStatementError:
-                # A migration changed a table; the driver has forgotten what it had prepared.
+            except (asyncpg.InvalidCachedStatementError, asyncpg.TransactionRollbackError):
+                # A migration changed a table, and the driver has forgotten what it had prepared; or
+                # a deadlock was ended here, and whoever it was with goes on. All is rolled back.
                 return await self._run_once(connection, work)
 
         result: T = await self._call(call)

@@ -1,35 +1,54 @@
-"""API keys: random secrets, stored as HMAC-SHA256 under the deployment's pepper, revocable.
+"""Credentials: API keys, personal tokens, sessions, and the tokens of an identity provider.
 
-A look-up is cached per process, 5 s when the key is good and 1 s when it is not, so a revocation is
-seen everywhere within 5 s. Redis plays no part: nobody is locked out when it is away.
+Secrets of ours are random, stored as HMAC-SHA256 under the deployment's pepper, and revocable. A
+look-up is cached per process, 5 s when the secret is good and 1 s when it is not. All that is
+cached or has a stream open is asked for again every 2 s (`api/stream_keeper.py`), so a revocation
+is seen everywhere within 5 s while Postgres answers, also by streams opened out of the cache.
+Redis plays no part: nobody is locked out when it is away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
+import structlog
 
-from shared.errors import NotAuthenticated
+from shared.background import in_background
+from shared.errors import NotAuthenticated, PostgresUnavailable
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.identity_provider import Identity, IdentityProvider, looks_like_token
 from shared.turn.model import Principal
+
+log = structlog.get_logger(__name__)
 
 GOOD_FOR_S: Final = 5.0
 BAD_FOR_S: Final = 1.0
 CACHE_SIZE: Final = 10_000
-SECRET_PREFIX: Final = "vai_sk_"  # noqa: S105 - what all secrets begin with
+NOTE_USES_EVERY_S: Final = 60.0
+MAX_USES: Final = 100_000
+SECRET_PREFIX: Final = "vai_sk_"  # noqa: S105 - what all keys begin with
+TOKEN_PREFIX: Final = "vai_pat_"  # noqa: S105 - what all personal tokens begin with
+SESSION_PREFIX: Final = "vai_ses_"
+SESSION: Final = "session"
+API_KEY: Final = "api_key"
 _SHOWN_CHARS: Final = 12
+_SESSION: Final = b"session:"
 _BEARER: Final = b"Bearer "
 
 K = TypeVar("K")
@@ -37,33 +56,54 @@ V = TypeVar("V")
 
 
 class ApiKeys:
-    """Authenticates secrets against Postgres, through bounded caches and one look-up at a time."""
+    """Authenticates secrets against Postgres, through bounded caches and one look-up at a time.
 
-    def __init__(self, database: Database, pepper: bytes) -> None:
+    As `async with` it also writes down when they were used, once a minute.
+    """
+
+    def __init__(
+        self, database: Database, pepper: bytes, provider: IdentityProvider | None = None
+    ) -> None:
         self._database = database
         self._pepper = pepper
+        self._provider = provider
         # Apart, so that a flood of wrong keys pushes no good one out.
         self._good: _ShortCache[bytes, Principal] = _ShortCache(GOOD_FOR_S)
         self._bad: _ShortCache[bytes, None] = _ShortCache(BAD_FOR_S)
         self._valid: _ShortCache[UUID, None] = _ShortCache(BAD_FOR_S)
         self._look_ups: dict[bytes | UUID, asyncio.Task[Principal | None]] = {}
+        self._used: set[UUID] = set()
+        self._loops = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._loops.enter_async_context(in_background(self._note_uses_for_ever))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._loops.aclose()
+        await self.note_uses()
 
     async def authenticate(self, secret: str) -> Principal:
-        """Who the secret stands for.
+        """Who the secret of a header stands for: a key, a personal token, a provider's token.
 
         Raises:
             NotAuthenticated: unknown, expired or revoked.
             PostgresUnavailable: nobody can tell.
+            IdentityProviderUnavailable: the same.
         """
         digest = hash_secret(self._pepper, secret)
-        if (known := self._good.get(digest)) is not None:
-            return known.value
-        principal = None
-        if self._bad.get(digest) is None:
-            principal = await self._once(digest, self._find, digest)
-        if principal is None:
-            raise NotAuthenticated("Not authenticated")
-        return principal
+        if self._provider is not None and looks_like_token(secret):
+            provider = self._provider
+            return await self._authenticate(digest, lambda: self._verify(provider, digest, secret))
+        return await self._authenticate(digest, lambda: self._find(digest, digest))
+
+    async def authenticate_session(self, secret: str) -> Principal:
+        """Who is signed in with the cookie of this value; errors as of `authenticate`."""
+        digest = hash_session(self._pepper, secret)
+        known_as = _SESSION + digest  # a header can hash to `digest` as well: "session:" + secret
+        return await self._authenticate(
+            known_as, lambda: self._find(known_as, digest, is_session=True)
+        )
 
     def find_known(self, authorization: bytes) -> Principal | None:
         """Who `Bearer …` stands for, if that was asked in the last seconds; None tells nothing."""
@@ -80,34 +120,79 @@ class ApiKeys:
             NotAuthenticated: it has been, or has expired.
             PostgresUnavailable: nobody can tell.
         """
-        if self._valid.get(principal.key_id) is not None:
-            return
-        if await self._once(principal.key_id, self._confirm, principal) is None:
-            raise NotAuthenticated("The credential is no longer valid")
+        is_over = principal.expires_at is not None and principal.expires_at <= time.time()
+        if not is_over:
+            if self._valid.get(principal.key_id) is not None:
+                return
+            confirm = functools.partial(self._confirm, principal)
+            if await self._once(principal.key_id, confirm) is not None:
+                return
+        raise NotAuthenticated("The credential is no longer valid")
 
     async def find_valid(self, key_ids: set[UUID]) -> set[UUID]:
-        """Those of the keys that may still be used, as Postgres has it now.
+        """Those of the credentials that may still be used, as Postgres has it now.
 
         Raises:
             PostgresUnavailable: nobody can tell.
         """
-        rows = await self._database.fetch_many("list_valid_api_keys", list(key_ids))
+        rows = await self._database.fetch_many("list_valid_credentials", list(key_ids))
         return {row["id"] for row in rows}
 
-    def forget(self) -> None:
-        """Empties the caches of this process."""
-        for cache in (self._good, self._bad, self._valid):
-            cache.clear()
+    async def find_revoked(self, in_use: set[UUID]) -> set[UUID]:
+        """Those of `in_use`, and of all that are cached, that may no longer be used.
+
+        They are forgotten: from now on nobody passes under them.
+
+        Raises:
+            PostgresUnavailable: nobody can tell.
+        """
+        asked = in_use | {principal.key_id for principal in self._good.values()}
+        if not asked:
+            return set()
+        revoked = asked - await self.find_valid(asked)
+        if revoked:
+            self.forget(revoked)
+        return revoked
+
+    def forget(self, key_ids: set[UUID]) -> None:
+        """What this process knows of credentials; the next request asks Postgres."""
+        self._good.remove(lambda principal: principal.key_id in key_ids)
+        for key_id in key_ids:
+            self._valid.discard(key_id)
+
+    async def note_uses(self) -> None:
+        """Writes down what was used since the last time. A use is lost rather than waited for."""
+        used, self._used = self._used, set()
+        if not used:
+            return
+        try:
+            await self._database.fetch_many("note_key_uses", list(used))
+        except (PostgresUnavailable, asyncpg.PostgresError) as error:
+            log.warning("auth.uses_not_noted", count=len(used), error=type(error).__name__)
+
+    async def _note_uses_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(NOTE_USES_EVERY_S)
+            await self.note_uses()
+
+    async def _authenticate(
+        self, known_as: bytes, look_up: Callable[[], Coroutine[Any, Any, Principal | None]]
+    ) -> Principal:
+        if (known := self._good.get(known_as)) is not None:
+            return known.value
+        principal = None
+        if self._bad.get(known_as) is None:
+            principal = await self._once(known_as, look_up)
+        if principal is None:
+            raise NotAuthenticated("Not authenticated")
+        return principal
 
     async def _once(
-        self,
-        key: bytes | UUID,
-        look_up: Callable[[Any], Coroutine[Any, Any, Principal | None]],
-        argument: bytes | Principal,
+        self, key: bytes | UUID, look_up: Callable[[], Coroutine[Any, Any, Principal | None]]
     ) -> Principal | None:
         task = self._look_ups.get(key)
         if task is None:
-            task = self._look_ups[key] = asyncio.create_task(look_up(argument))
+            task = self._look_ups[key] = asyncio.create_task(look_up())
             task.add_done_callback(functools.partial(self._looked_up, key))
         return await asyncio.shield(task)
 
@@ -116,22 +201,47 @@ class ApiKeys:
         if not task.cancelled():
             task.exception()  # read here: every caller may have gone
 
-    async def _find(self, digest: bytes) -> Principal | None:
+    async def _find(
+        self, known_as: bytes, digest: bytes, *, is_session: bool = False
+    ) -> Principal | None:
         asked_at = time.monotonic()  # a revocation after this moment may go unseen
         row = await self._database.fetch_one("find_api_key", digest)
-        if row is None or not hmac.compare_digest(row["key_hash"], digest):
+        if (
+            row is None
+            or not hmac.compare_digest(row["key_hash"], digest)
+            or (row["token_type"] == SESSION) is not is_session
+        ):
+            self._bad.put(known_as, None, asked_at)
+            return None
+        principal = Principal(
+            row["tenant_id"], row["user_id"], row["id"], is_self_made=row["is_self_made"]
+        )
+        self._good.put(known_as, principal, asked_at)
+        if len(self._used) < MAX_USES:
+            self._used.add(principal.key_id)
+        return principal
+
+    async def _verify(
+        self, provider: IdentityProvider, digest: bytes, token: str
+    ) -> Principal | None:
+        asked_at = time.monotonic()
+        try:
+            identity = await provider.verify(token)
+        except NotAuthenticated as error:
+            log.info("auth.token_refused", reason=str(error))
             self._bad.put(digest, None, asked_at)
             return None
-        principal = Principal(row["tenant_id"], row["user_id"], row["id"])
-        self._good.put(digest, principal, asked_at)
+        principal = await find_principal(self._database, identity, provider.makes_users)
+        if principal is None:
+            self._bad.put(digest, None, asked_at)
+            return None
+        left_s = identity.expires_at - time.time()
+        self._good.put(digest, principal, asked_at - max(0.0, GOOD_FOR_S - left_s))
         return principal
 
     async def _confirm(self, principal: Principal) -> Principal | None:
         asked_at = time.monotonic()
-        row = await self._database.for_tenant(principal).fetch_one(
-            "is_api_key_valid", principal.key_id, principal.tenant_id
-        )
-        if row is None:
+        if not await self.find_valid({principal.key_id}):
             return None
         self._valid.put(principal.key_id, None, asked_at)
         return principal
@@ -166,41 +276,99 @@ class _ShortCache(Generic[K, V]):
         if len(self._entries) > CACHE_SIZE:
             self._entries.popitem(last=False)
 
-    def clear(self) -> None:
-        self._entries.clear()
+    def values(self) -> list[V]:
+        """What is still good; the rest is forgotten."""
+        now = time.monotonic()
+        for key in [key for key, known in self._entries.items() if known.until <= now]:
+            del self._entries[key]
+        return [known.value for known in self._entries.values()]
+
+    def remove(self, is_meant: Callable[[V], bool]) -> None:
+        for key in [key for key, known in self._entries.items() if is_meant(known.value)]:
+            del self._entries[key]
+
+    def discard(self, key: K) -> None:
+        self._entries.pop(key, None)
 
 
 def hash_secret(pepper: bytes, secret: str) -> bytes:
-    """What is stored of a secret."""
+    """What is stored of a secret that travels in headers."""
     return hmac.digest(pepper, secret.encode(), "sha256")
 
 
-def new_secret() -> str:
-    """256 random bits that look like a key of ours."""
-    return SECRET_PREFIX + secrets.token_urlsafe(32)
+def hash_session(pepper: bytes, secret: str) -> bytes:
+    """What is stored of a session: another hash, so that its secret is nobody's key."""
+    return hmac.digest(pepper, _SESSION + secret.encode(), "sha256")
 
 
-async def revoke_api_key(database: Database, key_id: UUID) -> bool:
-    """Ends a key for good; every process refuses it within 5 s. False: there is no such key."""
-    return await database.fetch_one("revoke_api_key", key_id) is not None
+def new_secret(prefix: str = SECRET_PREFIX) -> str:
+    """256 random bits that look like a secret of ours."""
+    return prefix + secrets.token_urlsafe(32)
 
 
-async def list_api_keys(database: Database, tenant_id: UUID | None) -> list[asyncpg.Record]:
-    """What is known of keys, of one tenant or of all. No secret is among it."""
-    return await database.fetch_many("list_api_keys", tenant_id)
+def shown_of(secret: str) -> str:
+    """The first characters, by which a person knows it again."""
+    return secret[: min(_SHOWN_CHARS, len(secret) // 3)]
 
 
-async def find_user(database: Database, tenant_id: UUID, email: str) -> UUID | None:
-    """The user with this address."""
-    row = await database.fetch_one("find_user", tenant_id, email)
-    return None if row is None else row["id"]
+async def find_principal(
+    database: Database, identity: Identity, makes_users: bool
+) -> Principal | None:
+    """The user whom a provider's token names, made when that is wanted; None: there is none."""
+    row = await _find_subject(database, identity)
+    if row is not None and row["id"] is None and makes_users:
+        made = await database.fetch_one(
+            "add_subject",
+            new_id(),
+            row["tenant_id"],
+            identity.email or _no_address_of(identity),
+            identity.name or identity.email or identity.subject,
+            identity.subject,
+        )
+        # Not made: another request was quicker, or the address is another user's. Who takes over an
+        # account by its address alone would need no more than a provider that does not check it.
+        log.info("auth.user_made" if made else "auth.user_not_made")
+        row = await _find_subject(database, identity)
+    if row is None or row["id"] is None or row["is_disabled"]:
+        return None
+    return Principal(
+        row["tenant_id"], row["id"], row["subject_id"], identity.expires_at, is_self_made=True
+    )
+
+
+def _no_address_of(identity: Identity) -> str:
+    """What stands for the address of who has none: always the same, and nobody's (RFC 2606).
+
+    Hashed, because subjects may be long, differ in case only, or look like an address themselves.
+    """
+    host = urlsplit(identity.issuer).hostname or "issuer"
+    return f"{hashlib.sha256(identity.subject.encode()).hexdigest()[:32]}@{host}.invalid"
+
+
+async def _find_subject(database: Database, identity: Identity) -> asyncpg.Record | None:
+    tenant = identity.tenant
+    return await database.fetch_one("find_subject", tenant, as_tenant_id(tenant), identity.subject)
+
+
+def as_tenant_id(name: str) -> UUID | None:
+    """The id that a tenant's name is, in the one way it is written; None: it is a short name."""
+    try:
+        found = UUID(name)
+    except ValueError:
+        return None
+    return found if str(found) == name else None
 
 
 async def create_tenant(database: Database | Transaction, name: str) -> UUID:
-    """Makes a tenant."""
+    """Makes a tenant; its short name is made of the name."""
     tenant_id = new_id()
-    await database.fetch_one("add_tenant", tenant_id, name)
+    await database.fetch_one("add_tenant", tenant_id, name, short_name(name))
     return tenant_id
+
+
+def short_name(name: str) -> str:
+    """Lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
 
 
 async def create_user(
@@ -230,8 +398,9 @@ async def create_api_key(
     """
     secret = secret or new_secret()
     digest = hash_secret(pepper, secret)
-    shown = secret[: min(_SHOWN_CHARS, len(secret) // 3)]
-    row = await database.fetch_one("add_api_key", new_id(), tenant_id, user_id, digest, shown, name)
+    row = await database.fetch_one(
+        "add_api_key", new_id(), tenant_id, user_id, digest, shown_of(secret), name
+    )
     if row is None:
         raise ValueError("this secret is the API key of another user")
     return secret

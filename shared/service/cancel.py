@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 CANCEL_PAGE: Final = 100
 DELIVER_WAIT_S: Final = 0.05
 """How long an acknowledged cancel waits for this process' readers to hear the end."""
+LATE_TEXT_S: Final = 30.0
+"""So long after a cancel a reader may still say what it saw: browsers close the stream first."""
 REDIS_AWAY_CANCEL_WAIT_S: Final = 2.5
 """Without Redis a worker learns of a cancel by its heartbeat."""
 
@@ -60,7 +62,7 @@ class CancelService:
     ) -> Turn:
         """Ends a turn; when this returns it is terminal and no delta of it is delivered any more.
 
-        A turn that has ended otherwise comes back as it is.
+        A turn that has ended comes back as it is; `partial_text` may come a little late.
 
         Raises:
             TurnNotFound: unknown, deleted or somebody else's.
@@ -69,7 +71,9 @@ class CancelService:
             "request_cancel", turn_id, principal.tenant_id, principal.user_id
         )
         if row is None:
-            return await self._turns.get(principal, turn_id)
+            turn = await self._turns.get(principal, turn_id)
+            late = await self._add_late_text(principal, turn.thread_id, partial_text, turn_id)
+            return late or turn
         turn = turn_from_row(row)
         if turn.is_terminal:
             self._count_cancel("pending")
@@ -79,7 +83,8 @@ class CancelService:
         if turn.status is TurnStatus.CANCELLED:
             # Of a turn that ended otherwise meanwhile, readers get every delta.
             await self._hub.deliver_all(turn.id, DELIVER_WAIT_S)
-        if partial_text and turn.status is TurnStatus.CANCELLED:
+        if partial_text and turn.status is TurnStatus.CANCELLED and not turn.parked_count:
+            # Of a turn that was parked, the reader's text runs over several messages: ours stand.
             await self._ends.put_partial_text(turn, partial_text)
             turn = await self._turns.get(principal, turn_id)
         return turn
@@ -89,10 +94,13 @@ class CancelService:
     ) -> Turn | None:
         """Cancels the thread's active turn; None when there is none.
 
-        Turns that wait behind it are left alone: Stop means the answer being written.
+        Turns that wait behind it are left alone: Stop means the answer being written. Where the
+        last turn was cancelled without a word just now, it is the one that is meant.
         """
         active = await self._turns.find_active(principal, thread_id)
-        return None if active is None else await self.cancel(principal, active.id, partial_text)
+        if active is None:
+            return await self._add_late_text(principal, thread_id, partial_text)
+        return await self.cancel(principal, active.id, partial_text)
 
     async def cancel_all_of_thread(self, principal: Principal, thread_id: UUID) -> None:
         """Cancels what is active in a thread by now; what runs comes last, or others would start.
@@ -135,13 +143,13 @@ class CancelService:
 
     async def _force_cancel(self, turn: Turn) -> Turn | None:
         if turn.status is not TurnStatus.RUNNING:
-            # It was handed back meanwhile: a pending turn is cancelled by the request itself.
+            # Handed back or parked meanwhile: such a turn is cancelled by the request itself.
             row = await self._database.for_tenant(turn).fetch_one(
                 "request_cancel", turn.id, turn.tenant_id, turn.user_id
             )
         else:
             text = await self._ends.read_partial_text(turn, turn.attempt)
-            usage = Usage(output_tokens=len(text.split()))
+            usage = Usage(output_tokens=len(text.split())) + turn.usage
             row = await self._database.for_tenant(turn).fetch_one(
                 "force_cancel",
                 turn.id,
@@ -162,6 +170,32 @@ class CancelService:
         log.info("turn.cancel_forced", turn_id=str(turn.id), attempt=turn.attempt)
         await self._ends.publish(cancelled)
         return cancelled
+
+    async def _add_late_text(
+        self,
+        principal: Principal,
+        thread_id: UUID,
+        text: str | None,
+        turn_id: UUID | None = None,
+    ) -> Turn | None:
+        """Gives the thread's last turn the text its reader saw, if its cancel was just now.
+
+        None: there is no text, or no such turn, or it is not `turn_id`.
+        """
+        if not text:
+            return None
+        row = await self._database.for_tenant(principal).fetch_one(
+            "find_silent_cancel",
+            thread_id,
+            principal.tenant_id,
+            principal.user_id,
+            LATE_TEXT_S,
+        )
+        if row is None or turn_id not in (None, row["id"]):
+            return None
+        turn = turn_from_row(row)
+        await self._ends.put_partial_text(turn, text)
+        return await self._turns.get(principal, turn.id)
 
     def _count_cancel(self, how: str) -> None:
         """A cancel that ended the turn here, not in its worker."""

@@ -19,6 +19,7 @@ from shared.service.backlog import Backlog, Limits
 from shared.service.cancel import CancelService
 from shared.service.ends import TurnEnds
 from shared.service.follow import FollowHub
+from shared.service.storage import StorageQuota
 from shared.service.turns import TurnService
 from shared.settings import Settings
 
@@ -82,6 +83,7 @@ async def open_core(
             metrics=metrics,
             backlog=backlog,
             queue_ttl_s=settings.queue_ttl_s,
+            quota=StorageQuota.of(settings),
         )
         stack.push_async_callback(turns.close)
         ends = TurnEnds(database=database, dispatch=dispatch, event_log=event_log)

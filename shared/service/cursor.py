@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 
@@ -50,3 +52,26 @@ def decode_seq(cursor: str, listing: str) -> int:
     if made_for != listing:
         raise InvalidCursor
     return int(seq)
+
+
+def encode_time_and_id(at: datetime, id_: UUID, *listing: str) -> str:
+    """The cursor of a list that is ordered by a time, then by an id; `listing` says which list."""
+    seconds = int(at.replace(microsecond=0).timestamp())
+    return encode_cursor([*listing, seconds * 1_000_000 + at.microsecond, str(id_)])
+
+
+def decode_time_and_id(cursor: str, *listing: str) -> tuple[datetime, UUID]:
+    """Inverse of `encode_time_and_id`.
+
+    Raises:
+        InvalidCursor: not such a cursor, or made for another list.
+    """
+    *made_for, micros, text = decode_cursor(cursor, (*(str for _ in listing), int, str))
+    if made_for != list(listing):
+        raise InvalidCursor
+    try:
+        seconds, rest = divmod(int(micros), 1_000_000)
+        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+        return at, UUID(text)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidCursor from error

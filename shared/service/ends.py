@@ -10,11 +10,12 @@ import structlog
 from shared.errors import RedisUnavailable
 from shared.postgres.pool import Database
 from shared.postgres.rows import turn_from_row
+from shared.postgres.transaction import Transaction
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
 from shared.service.follow import ended_event
-from shared.turn.events import Cursor, MessageDelta, decode_event, encode_event
+from shared.turn.events import Cursor, MessageDelta, TurnStarted, decode_event, encode_event
 from shared.turn.messages import interrupted_response, preview
 from shared.turn.model import Turn
 
@@ -56,11 +57,18 @@ class TurnEnds:
     async def read_partial_text(self, turn: Turn, attempt: int) -> str:
         """The text that `attempt` has logged; what of it can be read, where Redis fails."""
         parts: list[str] = []
+        retold = 0
         try:
             async for batch in self._event_log.read_all(turn.id, Cursor(attempt, 0)):
-                if batch.attempt == attempt:
-                    events = (decode_event(payload) for payload in batch.payloads)
-                    parts += [event.text for event in events if isinstance(event, MessageDelta)]
+                if batch.attempt != attempt:
+                    continue
+                for event in map(decode_event, batch.payloads):
+                    if retold:
+                        retold -= 1  # stored when the turn was parked
+                    elif isinstance(event, MessageDelta):
+                        parts.append(event.text)
+                    elif isinstance(event, TurnStarted):
+                        retold = event.retold or 0
         except (RedisUnavailable, RedisReplyError):
             log.warning("turn.partial_text_unread", turn_id=str(turn.id))
         return "".join(parts)
@@ -77,13 +85,22 @@ class TurnEnds:
         return turn if row is None else turn_from_row(row)
 
     async def put_partial_text(self, turn: Turn, text: str) -> None:
-        """Gives a cancelled turn this text, in place of any that it has. Others are left alone."""
-        query = "replace_partial_text" if turn.output_message_id else "add_partial_text"
-        await self._database.for_tenant(turn).fetch_one(
-            query,
-            turn.tenant_id,
-            turn.id,
-            text,
-            interrupted_response(text, turn.model_id),
-            preview(text),
-        )
+        """Gives a cancelled turn this text, in place of any that its last attempt has said.
+
+        Left alone: turns that ended otherwise, and those in whose place another answers.
+        """
+        has_text = turn.output_message_id == turn.planned_output_message_id
+
+        async def put(transaction: Transaction) -> None:
+            # Who regenerates the answer locks the thread first, as well.
+            await transaction.fetch_one("lock_thread", turn.thread_id, turn.tenant_id, turn.user_id)
+            await transaction.fetch_one(
+                "replace_partial_text" if has_text else "add_partial_text",
+                turn.tenant_id,
+                turn.id,
+                text,
+                interrupted_response(text, turn.model_id),
+                preview(text),
+            )
+
+        await self._database.for_tenant(turn).run_in_transaction(put)

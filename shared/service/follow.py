@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 import structlog
@@ -28,25 +28,34 @@ from shared.redis.event_log import EventLog
 from shared.redis.turn_feed import Listener, TurnFeed
 from shared.turn.events import (
     START,
+    AwaitingApproval,
     Cursor,
+    Event,
     EventBatch,
     MessageDelta,
+    OpenCall,
     ReasoningDelta,
+    ToolCall,
     TurnEnded,
     TurnError,
     TurnSnapshot,
     TurnStarted,
     encode_event,
     is_ended,
+    is_parked,
 )
 from shared.turn.model import Turn
+from shared.turn.retell import retell
+from shared.turn.state import TurnStatus
 
 log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S: Final = 2.0
-"""How often Postgres is asked which followed turns have ended, should Redis not have said so."""
+"""How often Postgres is asked which followed turns are over or parked, should Redis not say so."""
 AWAY_POLL_S: Final = 1.0
 """How often a log is tried that could not be read."""
+_TELLINGS_NEEDED: Final = 2
+"""Once Postgres has said so often that a turn is parked, its log is not waited for any more."""
 END_GRACE_S: Final = 1.5
 """A worker tells Redis of an end after Postgres: so long, at least, its word is waited for."""
 
@@ -102,11 +111,11 @@ class FollowHub:
 
     @asynccontextmanager
     async def listen_for_end(self, turn_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the turn's end is published, or when that may be missed."""
+        """An event that is set when the turn ends or is parked, or when that may be missed."""
         ended = asyncio.Event()
 
         def hear(batch: EventBatch | None) -> None:
-            if batch is None or is_ended(batch.payloads[-1]):
+            if batch is None or is_ended(batch.payloads[-1]) or is_parked(batch.payloads[-1]):
                 ended.set()
 
         listener = self.feed.listen(turn_id, hear)
@@ -149,12 +158,15 @@ class FollowHub:
             if not ids:
                 continue
             try:
-                rows = await self.database.fetch_many("list_ended_turns", ids)
+                rows = await self.database.fetch_many("list_silent_turns", ids)
             except PostgresUnavailable:
                 continue
             for row in rows:
                 for follower in self._followers.get(row["id"], ()):
-                    follower.note_ended()
+                    if row["has_ended"]:
+                        follower.note_ended()
+                    else:
+                        follower.note_parked(Cursor(row["attempt"], row["last_seq"]))
 
 
 class Follower:
@@ -170,6 +182,7 @@ class Follower:
         "_listener",
         "_live",
         "_live_bytes",
+        "_parked_count",
         "_skip_to_end",
         "_turn",
         "cursor",
@@ -191,6 +204,7 @@ class Follower:
         self._from_log = True
         self._heard = LeanEvent()
         self._ended_at = time.monotonic() if turn is not None and turn.is_terminal else None
+        self._parked_count = 0
         self._skip_to_end = False
         self._interrupted = False
         self._listener: Listener | None = None
@@ -248,6 +262,12 @@ class Follower:
         self._from_log = True
         self._heard.set()
 
+    def note_parked(self, at: Cursor) -> None:
+        """Postgres says that the turn is parked, and that its attempt's last event is `at`."""
+        if self.cursor < at:
+            self._parked_count += 1
+            self._look_again()
+
     def interrupt(self) -> None:
         """Makes the present or the next `read` return at once."""
         self._interrupted = True
@@ -304,11 +324,12 @@ class Follower:
         if batches:
             self._from_log = True  # there may be more pages
             return batches
+        if self._parked_count >= _TELLINGS_NEEDED and self._ended_at is None:
+            self._parked_count = 0
+            return await self._read_parked()
         if self._ended_at is None and self.cursor == START and not self._is_new:
-            # Nothing was logged yet: it may wait, or have ended before we listened.
-            if await self._has_ended():
-                self._ended_at = time.monotonic()
-                self._look_again()
+            # Nothing was logged yet: it may wait, or have ended or been parked before we listened.
+            await self._check_silent()
             return []
         if self._is_end_overdue() or not await self._may_hear_end():
             return await self._read_postgres()
@@ -334,12 +355,17 @@ class Follower:
         self._from_log = True
         self._heard.set()
 
-    async def _has_ended(self) -> bool:
+    async def _check_silent(self) -> None:
         try:
             turn = await self._load_turn()
         except PostgresUnavailable:
-            return False
-        return turn.is_terminal
+            return
+        if turn.is_terminal:
+            self._ended_at = time.monotonic()
+            self._look_again()
+        elif turn.status is TurnStatus.AWAITING_APPROVAL:
+            self._parked_count = _TELLINGS_NEEDED
+            self._look_again()
 
     def _is_end_overdue(self) -> bool:
         return self._ended_at is not None and time.monotonic() - self._ended_at >= END_GRACE_S
@@ -402,6 +428,50 @@ class Follower:
         text = "".join(row["content"] for row in rows if row["role"] == "assistant")
         reasoning = "".join(_reasoning_of(row["raw_data"]) for row in rows)
         return replay_ended(turn, text, reasoning, self.cursor)
+
+    async def _read_parked(self) -> list[EventBatch]:
+        """What a parked turn has said, from Postgres: its log is gone, or lacks the end."""
+        try:
+            turn = await self._load_turn()
+            rows = await self._hub.database.for_tenant(turn).fetch_many(
+                "list_output_messages", turn.tenant_id, turn.id
+            )
+        except PostgresUnavailable:
+            self._from_log = True
+            return []
+        if turn.status is not TurnStatus.AWAITING_APPROVAL:
+            return []  # the next attempt tells everything
+        return replay_parked(turn, [row["raw_data"] for row in rows], self.cursor)
+
+
+def replay_parked(
+    turn: Turn, raws: Sequence[dict[str, Any] | None], after: Cursor
+) -> list[EventBatch]:
+    """A parked turn's story; only its last event has a place to resume from, the others seq 0."""
+    last = Cursor(turn.attempt, turn.last_seq)
+    if after >= last:
+        return []
+    told = retell(raws)
+    if after.attempt == turn.attempt and after.seq > 0:
+        text = "".join(event.text for event in told if isinstance(event, MessageDelta))
+        reasoning = "".join(event.text for event in told if isinstance(event, ReasoningDelta))
+        open_calls = {approval.tool_call_id for approval in turn.approvals}
+        events: list[Event] = [
+            TurnSnapshot(text=text, reasoning=reasoning),
+            # What is asked about may have been lost with the log.
+            *(e for e in told if isinstance(e, ToolCall) and e.tool_call_id in open_calls),
+        ]
+    else:
+        events = [TurnStarted(attempt=turn.attempt, model_id=turn.model_id), *told]
+    batches = [EventBatch(turn.attempt, 0, [encode_event(event)]) for event in events]
+    return [*batches, EventBatch(*last, [encode_event(awaiting_event(turn))])]
+
+
+def awaiting_event(turn: Turn) -> AwaitingApproval:
+    """The `turn.awaiting_approval` of a parked turn."""
+    calls = [OpenCall(tool_call_id=a.tool_call_id, name=a.tool_name) for a in turn.approvals]
+    expires_at = turn.approvals[0].expires_at if turn.approvals else None
+    return AwaitingApproval(actions=calls, expires_at=expires_at)
 
 
 def replay_ended(turn: Turn, text: str, reasoning: str, after: Cursor) -> list[EventBatch]:

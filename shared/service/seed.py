@@ -1,4 +1,4 @@
-"""`python -m shared.service.seed`: the development tenant, its user and its key. Idempotent."""
+"""`python -m shared.service.seed`: the development tenant and user, key, password. Idempotent."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.errors import PostgresUnavailable
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.accounts import set_password_in
 from shared.service.api_keys import create_api_key, create_user, hash_secret
+from shared.service.passwords import MAX_CHARS, MIN_CHARS, hash_password, is_right
 
 # The same in every deployment, so that seeding twice, or twice at once, finds itself.
 DEV_TENANT_ID: Final = uuid.UUID("01900000-0000-7000-8000-000000000001")
 DEV_KEY_NAME: Final = "development"
+DEV_SLUG: Final = "development"
+DEV_EMAIL: Final = "dev@localhost"
 
 
 class SeedSettings(BaseSettings):
@@ -32,6 +36,7 @@ class SeedSettings(BaseSettings):
     database_url: SecretStr
     key_pepper: SecretStr = Field(min_length=16)
     dev_api_key: SecretStr = Field(min_length=8, max_length=512)
+    dev_password: SecretStr | None = Field(default=None, min_length=MIN_CHARS, max_length=MAX_CHARS)
 
 
 async def seed(settings: SeedSettings) -> tuple[UUID, UUID]:
@@ -47,8 +52,8 @@ async def seed(settings: SeedSettings) -> tuple[UUID, UUID]:
 
     async def work(transaction: Transaction) -> UUID:
         # This also locks the tenant's row: of two seeds at once, the later one's key remains.
-        await transaction.fetch_one("add_tenant", DEV_TENANT_ID, "Development")
-        user_id = await create_user(transaction, DEV_TENANT_ID, "dev@localhost", "Developer")
+        await transaction.fetch_one("add_tenant", DEV_TENANT_ID, "Development", "development")
+        user_id = await create_user(transaction, DEV_TENANT_ID, DEV_EMAIL, "Developer")
         await create_api_key(
             transaction,
             tenant_id=DEV_TENANT_ID,
@@ -59,17 +64,27 @@ async def seed(settings: SeedSettings) -> tuple[UUID, UUID]:
         )
         kept = hash_secret(pepper, secret)
         await transaction.fetch_many("revoke_other_keys", DEV_TENANT_ID, DEV_KEY_NAME, kept)
+        if settings.dev_password is not None:
+            await _set_password(transaction, user_id, settings.dev_password.get_secret_value())
         return user_id
 
     async with Database(settings.database_url.get_secret_value(), size=1) as database:
         return DEV_TENANT_ID, await database.run_in_transaction(work)
 
 
+async def _set_password(transaction: Transaction, user_id: UUID, password: str) -> None:
+    """Sets it unless it is set: sessions live on from one start to the next."""
+    rows = await transaction.fetch_many("find_sign_in", DEV_EMAIL, DEV_SLUG)
+    if not any(row["id"] == user_id and is_right(row["password_hash"], password) for row in rows):
+        await set_password_in(transaction, user_id, hash_password(password))
+
+
 def main() -> None:
-    """Prints one line of JSON: `{"tenantId", "userId"}`."""
+    """Prints one line of JSON: `{"tenantId", "userId", "email", "organization"}`."""
     argparse.ArgumentParser(
         prog="python -m shared.service.seed",
-        description="Makes the development tenant, user and API key (TURNKEEP_DEV_API_KEY).",
+        description="Makes the development tenant, user, API key (TURNKEEP_DEV_API_KEY) and,"
+        " if TURNKEEP_DEV_PASSWORD is set, password.",
     ).parse_args()
     try:
         tenant_id, user_id = asyncio.run(seed(SeedSettings()))
@@ -80,9 +95,9 @@ def main() -> None:
         raise SystemExit(f"turnkeep: {names}") from None
     except (PostgresUnavailable, asyncpg.PostgresError, ValueError) as error:
         raise SystemExit(f"turnkeep: {error}") from None
-    sys.stdout.buffer.write(
-        orjson.dumps({"tenantId": str(tenant_id), "userId": str(user_id)}) + b"\n"
-    )
+    told = {"tenantId": str(tenant_id), "userId": str(user_id)}
+    told |= {"email": DEV_EMAIL, "organization": DEV_SLUG}
+    sys.stdout.buffer.write(orjson.dumps(told) + b"\n")
 
 
 if __name__ == "__main__":

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+import contextlib
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
-from shared.errors import ConcurrencyConflict, InvalidCursor, ThreadNotFound
+from shared.errors import ConcurrencyConflict, ThreadNotFound, TurnNotFound
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.cancel import CancelService
-from shared.service.cursor import decode_cursor, decode_seq, encode_cursor
+from shared.service.cursor import (
+    decode_seq,
+    decode_time_and_id,
+    encode_cursor,
+    encode_time_and_id,
+)
 from shared.turn.model import Principal
 
 UNCHANGED: Final = object()
 _DELETE_TRIES: Final = 10
+_LAST_SEQ: Final = 2**63 - 1
+_DELETE_PAGE: Final = 500
+"""Threads that are hidden in one commit: some 20 ms, in which submits to them wait."""
+_CANCEL_PAGE: Final = 100
+_CANCELS_AT_ONCE: Final = 4
+"""Of one bulk delete: others want connections, too."""
 
 
 class ThreadService:
@@ -34,8 +47,9 @@ class ThreadService:
         title: str | None,
         system_prompt: str | None,
         metadata: dict[str, Any],
+        agent_spec_id: UUID | None = None,
     ) -> asyncpg.Record:
-        """A new thread."""
+        """A new thread. `agent_spec_id` was checked by its own service."""
         row = await self._database.for_tenant(principal).fetch_one(
             "create_thread",
             new_id(),
@@ -44,6 +58,7 @@ class ThreadService:
             title,
             system_prompt,
             metadata,
+            agent_spec_id,
         )
         if row is None:  # an insert returns its row
             raise ThreadNotFound
@@ -65,12 +80,15 @@ class ThreadService:
         self, principal: Principal, *, limit: int, cursor: str | None
     ) -> tuple[list[asyncpg.Record], str | None]:
         """A page of threads, newest activity first, and the cursor of the next one."""
-        at, thread_id = _decode_place(cursor) if cursor else (None, None)
+        at, thread_id = decode_time_and_id(cursor) if cursor else (None, None)
         rows = await self._database.for_tenant(principal).fetch_many(
             "list_threads", principal.tenant_id, principal.user_id, at, thread_id, limit + 1
         )
         page = rows[:limit]
-        return page, _encode_place(page[-1]) if len(rows) > limit else None
+        if len(rows) <= limit:
+            return page, None
+        last = page[-1]
+        return page, encode_time_and_id(last["last_message_at"] or last["created_at"], last["id"])
 
     async def update(
         self,
@@ -80,14 +98,20 @@ class ThreadService:
         title: object = UNCHANGED,
         system_prompt: object = UNCHANGED,
         metadata: object = UNCHANGED,
+        agent_spec_id: object = UNCHANGED,
     ) -> asyncpg.Record:
-        """Changes what is given; None clears.
+        """Changes what is given; None clears. A new agent serves turns accepted from now on.
 
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
         changes: list[object] = []
-        for value in (title, system_prompt, {} if metadata is None else metadata):
+        for value in (
+            title,
+            system_prompt,
+            {} if metadata is None else metadata,
+            agent_spec_id,
+        ):
             is_given = value is not UNCHANGED
             changes += [is_given, value if is_given else None]
         return self._found(
@@ -129,6 +153,105 @@ class ThreadService:
 
         return await self._database.for_tenant(principal).run_in_transaction(hide)
 
+    async def delete_many(self, principal: Principal, thread_ids: Sequence[UUID] | None) -> int:
+        """Hides these threads in one commit, or all of the user in several; how many there were.
+
+        Cancels what is active in them first. Ids that are unknown, deleted or somebody else's do
+        not count. All are those that there were when it began.
+
+        Raises:
+            ConcurrencyConflict: their owner goes on submitting turns meanwhile. None of the commit
+                is hidden; of all the threads of the user, those of earlier commits are.
+        """
+        if thread_ids is not None:
+            return await self._delete_page(principal, sorted(set(thread_ids)))
+        # At once, for a line may go through many threads: who waits in it should not begin to run.
+        await self._cancel_active(principal, None)
+        database = self._database.for_tenant(principal)
+        deleted, active_at, thread_id, began_at = 0, None, None, None
+        while True:
+            # The least active first: a thread that moves meanwhile is met later on.
+            page = await database.fetch_many(
+                "list_thread_ids",
+                principal.tenant_id,
+                principal.user_id,
+                active_at,
+                thread_id,
+                began_at,
+                _DELETE_PAGE,
+            )
+            if not page:
+                return deleted
+            deleted += await self._delete_page(principal, [row["id"] for row in page])
+            active_at, thread_id = page[-1]["active_at"], page[-1]["id"]
+            began_at = page[-1]["began_at"]
+
+    async def _delete_page(self, principal: Principal, thread_ids: list[UUID]) -> int:
+        """Hides all of these threads in one commit, or none."""
+        active_turn_id = None
+        for _ in range(_DELETE_TRIES):
+            deleted, active_turn_id = await self._hide_all_if_idle(principal, thread_ids)
+            if active_turn_id is None:
+                return deleted
+            await self._cancel_active(principal, thread_ids)
+        raise ConcurrencyConflict(str(active_turn_id))
+
+    async def _cancel_active(self, principal: Principal, thread_ids: list[UUID] | None) -> None:
+        """Cancels what is active in these threads by now, those that wait before those that run.
+
+        A turn that comes meanwhile may be left: this ends also where turns keep coming.
+        """
+        for waits in (True, False):
+            before_seq: int | None = _LAST_SEQ
+            while before_seq is not None:
+                before_seq = await self._cancel_some(principal, thread_ids, waits, before_seq)
+
+    async def _cancel_some(
+        self, principal: Principal, thread_ids: list[UUID] | None, waits: bool, before_seq: int
+    ) -> int | None:
+        """Cancels the newest turns before a place; the place of the next ones, None: no more."""
+        limit = asyncio.Semaphore(_CANCELS_AT_ONCE)
+
+        async def cancel(turn_id: UUID) -> None:
+            async with limit:
+                with contextlib.suppress(TurnNotFound):  # another request deletes the thread
+                    await self._cancels.cancel(principal, turn_id)
+
+        rows = await self._database.for_tenant(principal).fetch_many(
+            "find_active_turns_of_user",
+            principal.tenant_id,
+            principal.user_id,
+            thread_ids,
+            waits,
+            before_seq,
+            _CANCEL_PAGE,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for row in rows:
+                    group.create_task(cancel(row["id"]))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors  # as if it had been alone
+        return rows[-1]["accept_seq"] if len(rows) == _CANCEL_PAGE else None
+
+    async def _hide_all_if_idle(
+        self, principal: Principal, thread_ids: list[UUID]
+    ) -> tuple[int, UUID | None]:
+        """Hides the threads unless a turn came in between; that turn's id then."""
+        tenant_id, user_id = principal.tenant_id, principal.user_id
+
+        async def hide(transaction: Transaction) -> tuple[int, UUID | None]:
+            await transaction.fetch_one("lock_threads", tenant_id, user_id, thread_ids)
+            active = await transaction.fetch_one(
+                "find_active_turns_of_user", tenant_id, user_id, thread_ids, None, _LAST_SEQ, 1
+            )
+            if active is not None:
+                return 0, active["id"]
+            row = await transaction.fetch_one("delete_threads", tenant_id, user_id, thread_ids)
+            return (0 if row is None else row["deleted"]), None
+
+        return await self._database.for_tenant(principal).run_in_transaction(hide)
+
     async def list_messages(
         self,
         principal: Principal,
@@ -145,7 +268,8 @@ class ThreadService:
         """
         order = "desc" if newest_first else "asc"
         listing = f"{order}:{thread_id}"
-        place = decode_seq(cursor, listing) if cursor else None
+        start = _LAST_SEQ if newest_first else 0
+        place = decode_seq(cursor, listing) if cursor else start
         await self.get(principal, thread_id)
         query = "list_messages_backwards" if newest_first else "list_messages"
         rows = await self._database.for_tenant(principal).fetch_many(
@@ -159,19 +283,3 @@ class ThreadService:
         if row is None:
             raise ThreadNotFound
         return row
-
-
-def _encode_place(row: asyncpg.Record) -> str:
-    at: datetime = row["last_message_at"] or row["created_at"]
-    seconds = int(at.replace(microsecond=0).timestamp())
-    return encode_cursor([seconds * 1_000_000 + at.microsecond, str(row["id"])])
-
-
-def _decode_place(cursor: str) -> tuple[datetime, UUID]:
-    micros, text = decode_cursor(cursor, (int, str))
-    try:
-        seconds, rest = divmod(int(micros), 1_000_000)
-        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-        return at, UUID(text)
-    except (ValueError, OverflowError, OSError) as error:
-        raise InvalidCursor from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from typing import Any, Final
 from uuid import UUID
@@ -15,9 +16,11 @@ from shared.errors import (
     Overloaded,
     PostgresUnavailable,
     RedisUnavailable,
+    StorageFull,
     ThreadNotFound,
     TurnNotFound,
 )
+from shared.ids import new_id
 from shared.metrics import Metrics
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
@@ -28,6 +31,8 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub
+from shared.service.regenerate import accept_regenerated
+from shared.service.storage import StorageQuota
 from shared.turn.messages import preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
@@ -53,6 +58,7 @@ class TurnService:
         metrics: Metrics,
         backlog: Backlog,
         queue_ttl_s: float,
+        quota: StorageQuota | None = None,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
@@ -60,11 +66,21 @@ class TurnService:
         self._metrics = metrics
         self._backlog = backlog
         self._queue_ttl_s = queue_ttl_s
+        self._quota = quota or StorageQuota()
         self._accepts = GroupCommit(database, "accept_turns")
         self._announcements: set[asyncio.Task[None]] = set()
         self._replays_sought = 0
 
     # -- submit
+
+    async def find_replay_or_refusal(self, new: NewTurn) -> Accepted | None:
+        """What a submit that may not wait would get, before anything is done for it.
+
+        Raises:
+            QueueFull, Saturated: no more turns may wait, and none was accepted under its key.
+        """
+        refusal = self._backlog.find_refusal(new.principal.tenant_id, new.concurrency_key)
+        return None if refusal is None else await self._find_replay_or_refuse(new, refusal)
 
     async def submit(self, new: NewTurn) -> Accepted:
         """Writes a turn down, then announces it. When this returns, the turn is safe.
@@ -72,9 +88,13 @@ class TurnService:
         Raises:
             ThreadNotFound: the thread is gone or not the caller's.
             IdempotencyKeyReused: the key stands for another request.
-            ConcurrencyConflict: `reject`, and the key has an active turn.
+            NotFound: the thread has no such message to answer anew.
+            ConcurrencyConflict: `reject`, and the key has an active turn; or the thread has one,
+                and the turn would answer a message anew.
             QueueFull: no more turns may wait; one that was accepted before is still returned.
             Saturated: the turn would not be started within its queue time.
+            StorageFull: there is no room for the message's files.
+            TooManyAttachments: the same of the thread.
             PostgresUnavailable: nothing was accepted, or nobody can tell; a retry under the same
                 idempotency key is safe.
         """
@@ -93,7 +113,9 @@ class TurnService:
 
     async def _accept(self, new: NewTurn) -> Accepted:
         try:
-            if new.conflict_policy is ConflictPolicy.REJECT:
+            if new.redo is not None:
+                row = await accept_regenerated(self._database, new, self._queue_ttl_s)
+            elif new.conflict_policy is ConflictPolicy.REJECT or new.files:
                 row = await self._accept_alone(new)
             else:
                 row = await self._accepts.run(*self._accept_arguments(new))
@@ -107,6 +129,8 @@ class TurnService:
             if known is None:
                 raise ThreadNotFound
             return await self._replay(new, known)
+        if new.redo is not None:
+            new = dataclasses.replace(new, input_message_id=row["input_message_id"])
         turn = accepted_turn(new, row)
         self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no").inc()
@@ -116,7 +140,8 @@ class TurnService:
         async def accept(transaction: Transaction) -> Any:
             tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
             # First: a conflict would tell a stranger that somebody else's thread is busy.
-            if await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id) is None:
+            thread = await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id)
+            if thread is None:
                 raise ThreadNotFound
             await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
             known = await transaction.fetch_one(
@@ -124,19 +149,33 @@ class TurnService:
             )
             if known is not None:
                 return None
-            active = await transaction.fetch_one(
+            active = new.conflict_policy is ConflictPolicy.REJECT and await transaction.fetch_one(
                 "find_active_turn_of_key", tenant_id, new.concurrency_key
             )
-            if active is not None:
+            if active:
                 raise ConcurrencyConflict(
                     str(active["id"]) if active["user_id"] == user_id else None
                 )
+            if new.files:
+                await self._require_room(transaction, new, thread["attachment_count"])
             await transaction.go_on_as_engine()
-            return await transaction.fetch_one(
+            accepted = await transaction.fetch_one(
                 "accept_turns", *columns([as_elements(self._accept_arguments(new))])
             )
+            if accepted is not None and new.files:
+                await transaction.fetch_many("attach_message_files", *_file_arguments(new))
+            return accepted
 
         return await self._database.for_tenant(new.principal).run_in_transaction(accept)
+
+    async def _require_room(self, transaction: Transaction, new: NewTurn, attached: int) -> None:
+        size_bytes = sum(len(file.data) for file in new.files)
+        self._quota.require_place(attached, len(new.files))
+        await self._quota.require_room(
+            transaction, new.principal.tenant_id, len(new.files), size_bytes
+        )
+        if any(file.object_key is None for file in new.files):  # there was no room a moment ago
+            raise StorageFull("more than it may store")
 
     def _accept_arguments(self, new: NewTurn) -> tuple[Any, ...]:
         return (
@@ -159,6 +198,7 @@ class TurnService:
             self._queue_ttl_s,
             preview(new.text),
             title(new.text),
+            new.names_model,
         )
 
     async def _find_accepted(self, new: NewTurn) -> Any:
@@ -249,9 +289,10 @@ class TurnService:
         return 0 if row is None else int(row["position"])
 
     async def wait(self, principal: Principal, turn: Turn, timeout_s: float) -> Turn:
-        """The turn once it has ended, or as it is after `timeout_s`."""
+        """The turn once it has ended or is parked anew, or as it is after `timeout_s`."""
         if turn.is_terminal:
             return turn
+        parked_count = turn.parked_count
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         async with self._hub.listen_for_end(turn.id) as ended:
@@ -259,7 +300,10 @@ class TurnService:
                 ended.clear()
                 turn = await self.get(principal, turn.id)
                 left_s = deadline - loop.time()
-                if turn.is_terminal or left_s <= 0 or self._hub.is_draining:
+                is_parked = turn.status is TurnStatus.AWAITING_APPROVAL
+                # By count: it may have run between two looks, and asked for other calls.
+                is_news = turn.is_terminal or (is_parked and turn.parked_count != parked_count)
+                if is_news or left_s <= 0 or self._hub.is_draining:
                     return turn
                 try:
                     async with asyncio.timeout(min(left_s, END_POLL_S)):
@@ -268,6 +312,10 @@ class TurnService:
                     continue
 
     # -- after a commit
+
+    def announce_resumed(self, turn: Turn) -> None:
+        """Tells Redis that a parked turn waits again. Losing this loses nothing."""
+        self._announce(resumed_line(turn))
 
     def _announce(self, change: LineChange) -> None:
         reply = self._dispatch.send_settle(change)
@@ -290,6 +338,35 @@ class TurnService:
         """Waits for announcements under way."""
         if self._announcements:
             await asyncio.wait(self._announcements, timeout=2)
+
+
+def _file_arguments(new: NewTurn) -> tuple[Any, ...]:
+    files = new.files
+    return (
+        new.principal.tenant_id,
+        new.principal.user_id,
+        new.thread_id,
+        new.input_message_id,
+        [new_id() for _ in files],
+        [new_id() for _ in files],
+        [file.sha256 for file in files],
+        [file.object_key for file in files],
+        [len(file.data) for file in files],
+        [file.reader for file in files],
+        [file.name for file in files],
+        [file.mime_type for file in files],
+    )
+
+
+def resumed_line(turn: Turn) -> LineChange:
+    """What is new on the line of a turn that was parked and waits again."""
+    return LineChange(
+        turn.tenant_id,
+        turn.concurrency_key,
+        turn.max_running,
+        over=[turn.id],
+        waiting={turn.id: turn.accept_seq},
+    )
 
 
 def _waiting(turn: Turn) -> LineChange:

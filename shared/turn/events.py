@@ -2,12 +2,15 @@
 
 An event's place is `attempt-seq`: `attempt` is the fencing token of the claim that wrote it, `seq`
 counts 1, 2, 3 … within the attempt. `turn.started` opens an attempt, `turn.ended` is always last.
+Each attempt tells the whole turn: one that goes on after an approval repeats what led up to it.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 import orjson
@@ -29,11 +32,16 @@ class TurnQueued(_Event):
 
 
 class TurnStarted(_Event):
-    """A worker begins an attempt. Text of earlier attempts is void."""
+    """A worker begins an attempt. Text of earlier attempts is void.
+
+    An attempt that goes on after an approval tells first what was told before: `retold` says how
+    many of the events that follow do so.
+    """
 
     type: Literal["turn.started"] = "turn.started"
     attempt: int
     model_id: str = Field(alias="modelId")
+    retold: int | None = None
 
 
 @dataclass(slots=True)
@@ -64,17 +72,34 @@ class ToolCall(_Event):
 
 
 class ToolResult(_Event):
-    """Exactly one of `result` and `error` is meaningful: `error` is None on success."""
+    """Exactly one of `result` and `error` is meaningful: `error` is None on success.
+
+    `denied`: somebody did not want the call to be made; `error` is what the model was told.
+    """
 
     type: Literal["tool.result"] = "tool.result"
     tool_call_id: str = Field(alias="toolCallId")
     result: Any = None
     error: str | None = None
+    denied: Literal[True] | None = None
+
+
+class OpenCall(_Event):
+    """A tool call to approve. Its arguments stand in the `tool.call` before, and in Get Turn."""
+
+    tool_call_id: str = Field(alias="toolCallId")
+    name: str
 
 
 class AwaitingApproval(_Event):
+    """The turn is parked: the last event of its attempt, until somebody decides.
+
+    The next attempt tells of the decisions, or `turn.ended` follows.
+    """
+
     type: Literal["turn.awaiting_approval"] = "turn.awaiting_approval"
-    actions: list[dict[str, Any]]
+    actions: list[OpenCall]
+    expires_at: datetime | None = Field(default=None, alias="expiresAt")
 
 
 class TurnSnapshot(_Event):
@@ -92,6 +117,18 @@ class Usage(_Event):
     output_tokens: int = Field(default=0, alias="outputTokens")
     cached_input_tokens: int = Field(default=0, alias="cachedInputTokens")
     total_cost: str | None = Field(default=None, alias="totalCost")
+
+    def __add__(self, other: Usage | None) -> Usage:
+        """The sum of two attempts; of the cost what is known."""
+        if other is None:
+            return self
+        costs = [cost for cost in (self.total_cost, other.total_cost) if cost is not None]
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            total_cost=format(sum(map(Decimal, costs), Decimal()), "f") if costs else None,
+        )
 
 
 class TurnError(_Event):
@@ -199,4 +236,10 @@ def is_ended(payload: bytes) -> bool:
     return payload.startswith(_ENDED_PREFIX)
 
 
+def is_parked(payload: bytes) -> bool:
+    """Whether an encoded event is `turn.awaiting_approval`, without decoding it."""
+    return payload.startswith(_PARKED_PREFIX)
+
+
+_PARKED_PREFIX: Final = b'{"type":"turn.awaiting_approval"'
 _ENDED_PREFIX: Final = b'{"type":"turn.ended"'

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from shared.turn.approval import OpenApproval
 from shared.turn.events import Usage
 from shared.turn.state import TERMINAL, TurnStatus
 
@@ -29,11 +30,35 @@ SUPPORTED_CONFLICT_POLICIES = (ConflictPolicy.ENQUEUE, ConflictPolicy.REJECT)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: one user of one tenant, known by one credential."""
+    """Who asks: one user of one tenant, known by one credential.
+
+    `key_id` is the credential's id; of a provider's token, which has none here, one that user and
+    subject make together.
+    """
 
     tenant_id: UUID
     user_id: UUID
     key_id: UUID
+    expires_at: float | None = field(default=None, compare=False)
+    """Unix time at which a provider's token ends; credentials of ours are asked for instead."""
+    is_self_made: bool = field(default=False, compare=False)
+    """A token, a session, or a provider's token: the user may get more of them."""
+
+    @property
+    def counted_as(self) -> UUID:
+        """Under which id rates and seats are counted, so that nobody multiplies their share.
+
+        An API key, which operators make, counts alone; all that a user makes or brings as the user.
+        """
+        return self.user_id if self.is_self_made else self.key_id
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """Which exchange a new turn answers anew: the one `message_id` is part of, None: the newest."""
+
+    message_id: str | None
+    """As the client has it: perhaps an id that no message has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +83,25 @@ class NewTurn:
     client_chose_key: bool
     """False when the server made the idempotency key; such a key is not shown to anyone."""
     fingerprint: bytes
+    files: tuple[NewFile, ...] = ()
+    """What the message brings along."""
+    names_model: bool = True
+    """False when `model_id` is only the deployment's default: an agent spec's goes before it."""
+    redo: Redo | None = None
+    """Set: the message is one that the thread has already; its id and text are found at accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file of a message. `reader` as in `shared.files.kinds`."""
+
+    data: bytes = field(repr=False)
+    sha256: bytes
+    name: str
+    mime_type: str
+    reader: str | None
+    object_key: str | None = None
+    """Where it was stored; None before, and where there is no room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +139,19 @@ class Turn:
     error: dict[str, str] | None
     worker_id: str | None
     last_seq: int
-    """Seq of `turn.ended` under `attempt`; 0 while active."""
+    """Seq of `turn.ended` or `turn.awaiting_approval` under `attempt`; 0 while it goes on."""
     cancel_requested_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    agent_spec_id: UUID | None = None
+    agent_spec_version: int | None = None
+    """As they were at accept. None: the tenant had no agent spec yet."""
+    parked_count: int = 0
+    """How often tool calls of it had to be approved."""
+    approvals: tuple[OpenApproval, ...] = ()
+    """What a parked turn waits for; only known where one turn, or a list, was read."""
 
     @property
     def is_terminal(self) -> bool:
@@ -137,6 +188,15 @@ class ClaimedTurn:
     instructions: str | None
     """The thread's system prompt, then the turn's own."""
     prompt: str
+    input_message_id: UUID
+    has_attachments: bool
+    """Whether anything is attached to its thread or to one of its messages."""
     has_history: bool
     """Whether its thread had messages before it."""
     output_message_id: UUID
+    agent_spec_id: UUID | None = None
+    agent_spec_version: int | None = None
+    parked_count: int = 0
+    """How often it was parked for approvals; its attempts before that are part of it."""
+    earlier_usage: Usage | None = None
+    """What it had used when it was parked last."""

@@ -1,6 +1,7 @@
 """The language of `settings.script`: what the `scripted` model does. Pure; the API checks with it.
 
-The order of a script is fixed: startDelayMs, reasoning, toolCalls, then the message's deltas.
+The order of a script is fixed: startDelayMs, reasoning, toolCalls, the approval, then the message's
+deltas. Once its calls are decided, a script goes on behind its approval, after startDelayMs again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _Linger = Annotated[float, Field(ge=0, le=_MAX_LINGER_MS, allow_inf_nan=False)]
 
 
 class ScriptedToolCall(BaseModel):
-    """One tool call with its outcome: `error` when the tool failed, else `result`."""
+    """One tool call with its outcome: `error` when the tool failed, else `result`.
+
+    With neither, the turn's agent is asked for the tool of this name, which is really called.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -32,11 +36,28 @@ class ScriptedToolCall(BaseModel):
     result: JsonValue = None
     error: str | None = Field(default=None, min_length=1, max_length=10_000)
 
+    @property
+    def is_real(self) -> bool:
+        """Whether the tool is to be called: the script gives no outcome."""
+        return not self.model_fields_set & {"result", "error"}
+
     @model_validator(mode="after")
     def _one_outcome(self) -> ScriptedToolCall:
         if self.error is not None and self.result is not None:
             raise ValueError("give either result or error, not both")
         return self
+
+
+class ScriptedApproval(BaseModel):
+    """Tool calls that somebody must approve; the outcome of a call is told when it is approved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    text: str | None = Field(default=None, max_length=_MAX_TEXT_CHARS)
+    """Said before the calls."""
+    calls: list[ScriptedToolCall] = Field(min_length=1, max_length=20)
+    times: int = Field(default=1, ge=1, le=10)
+    """How often all of this is done."""
 
 
 class Script(BaseModel):
@@ -56,6 +77,7 @@ class Script(BaseModel):
     tool_calls: list[ScriptedToolCall] = Field(
         default_factory=list, max_length=100, alias="toolCalls"
     )
+    approval: ScriptedApproval | None = None
     fail_after: _Count | None = Field(default=None, alias="failAfter")
     """Fail behind this many message deltas; never when the message has fewer."""
     fail_with: Literal[

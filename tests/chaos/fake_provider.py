@@ -245,6 +245,16 @@ class Misbehaviour:
         await self._chunk(_choice({"tool_calls": [called]}))
         await self._finish("tool_calls")
 
+    async def call(self) -> None:
+        """A call of an offered tool; `value` is its name and its arguments as JSON text."""
+        name, arguments = self._wish.value
+        called = {"index": 0, "id": "c1", "type": "function"}
+        await self._send_head()
+        await self._chunk(
+            _choice({"tool_calls": [called | {"function": {"name": name, "arguments": arguments}}]})
+        )
+        await self._finish("tool_calls")
+
     async def arguments(self) -> None:
         """A tool's arguments of `size` bytes, or without an end."""
         await self._send_head()

@@ -47,8 +47,9 @@ from tenants
 where name like $1
 """
 _TABLES: Final = (
-    "outbox", "usage", "idempotency_keys", "messages", "turns", "concurrency_limits", "api_keys",
-    "threads", "users",
+    "outbox", "usage", "idempotency_keys", "turn_approvals", "messages", "turns",
+    "concurrency_limits", "api_keys", "artifact_counts", "storage_use", "agent_spec_versions",
+    "agent_specs", "threads", "users",
 )  # fmt: skip
 """All that hangs on a tenant, each before what it hangs on."""
 

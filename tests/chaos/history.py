@@ -78,6 +78,20 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decide:
+    """Decisions on the tool calls of a parked turn. `ok` is a 2xx: they are written down."""
+
+    began: int
+    at: int
+    outcome: Outcome
+    tenant: str
+    turn: str
+    decisions: str
+    """`call=yes` or `call=no` for each, with spaces between them."""
+    http: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Get:
     """A read of one turn by its own user, or by one of another tenant; `ok` is below 500."""
 
@@ -297,6 +311,9 @@ class FinalState:
     """Transactions that wrote other messages of the turn."""
     crash_count: int = 0
     error_code: str = ""
+    parked_count: int = 0
+    decisions: str = ""
+    """On its tool calls, as `Decide` tells them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,7 +388,7 @@ class ClockSample:
 
 
 Event = (
-    Accept | Cancel | Get | Connect | Frame | Disconnect | Refusal | Revoke | Reply
+    Accept | Cancel | Decide | Get | Connect | Frame | Disconnect | Refusal | Revoke | Reply
     | FaultBegun | FaultHealed | Signalled | Append | Commit | Transition
     | FinalState | Scan | Usage | Delivery | DeadLetter | Overdue | Residue | Sample | ClockSample
 )  # fmt: skip
@@ -379,6 +396,7 @@ Event = (
 _KINDS: Final[dict[str, type[Event]]] = {
     "accept": Accept,
     "cancel": Cancel,
+    "decide": Decide,
     "get": Get,
     "connect": Connect,
     "frame": Frame,

@@ -145,6 +145,19 @@ def _(facts: Facts, events: Events) -> Events:
     return [*events, facts.of(h.FinalState)[0]]
 
 
+@plants("I1", "a decision is lost")
+def _(facts: Facts, events: Events) -> Events:
+    decide = _first(facts.of(h.Decide))
+    return _change(events, facts.final[decide.turn], decisions="")
+
+
+@plants("I1", "a decision is turned round")
+def _(facts: Facts, events: Events) -> Events:
+    decide = _first(facts.of(h.Decide))
+    turned = decide.decisions.translate(str.maketrans("yn", "ny"))
+    return _change(events, facts.final[decide.turn], decisions=turned)
+
+
 @plants("I1", "a turn never ends")
 def _(facts: Facts, events: Events) -> Events:
     busy = _readers(facts) | _asked(facts)
@@ -307,6 +320,14 @@ def _(facts: Facts, events: Events) -> Events:
     return _change(events, end, session=other.session)
 
 
+@plants("I4", "a worker parks another's turn")
+def _(facts: Facts, events: Events) -> Events:
+    park = _first(t for t in facts.ordered_transitions if t.new == "awaiting_approval")
+    claims = (t for t in facts.ordered_transitions if t.new == "running")
+    other = _first(claim for claim in claims if claim.worker != park.old_worker)
+    return _change(events, park, session=other.session)
+
+
 @plants("I4", "a commit of an old attempt")
 def _(facts: Facts, events: Events) -> Events:
     claims = (t for t in facts.ordered_transitions if t.new == "running" and t.attempt > 1)
@@ -359,6 +380,22 @@ def _(facts: Facts, events: Events) -> Events:
 def _(facts: Facts, events: Events) -> Events:
     _require_two_at_once(facts)
     return _of_wide(events, slot=1)
+
+
+@plants("I6", "a parked turn is passed")
+def _(facts: Facts, events: Events) -> Events:
+    park = _first(
+        t for t in facts.ordered_transitions if t.new == "awaiting_approval" and t.limit == 1
+    )
+    orders = [replace(e, order=e.order * 10) if isinstance(e, h.Transition) else e for e in events]
+    order = park.order * 10
+    passing: dict[str, Any] = {"turn": "passing", "old_worker": "", "old_attempt": 0}
+    accept = replace(park, old="", new="pending", order=order + 1, attempt=0, **passing)
+    claim = replace(
+        park, old="pending", new="running", order=order + 2, attempt=1, worker="host-1-aaaa",
+        slot=2, **passing,
+    )  # fmt: skip
+    return [*orders, accept, claim]
 
 
 @plants("I6", "a turn runs that nobody knows of")
@@ -606,7 +643,8 @@ def _(facts: Facts, events: Events) -> Events:
 
 @plants("I16", "an answer is written twice")
 def _(facts: Facts, events: Events) -> Events:
-    return _change(events, facts.of(h.FinalState)[0], answer_commits=2)
+    row = facts.of(h.FinalState)[0]
+    return _change(events, row, answer_commits=row.parked_count + 2)
 
 
 @plants("I16", "a question is written twice")

@@ -204,7 +204,18 @@ _SCAN: Final = """
 select
     t.accept_seq, t.id, t.tenant_id, t.user_id, t.status::text, t.idempotency_key,
     t.concurrency_key, t.attempt, t.crash_count, t.error_code, said.text, said.questions,
-    said.commits
+    said.commits, t.parked_count,
+    coalesce(
+        (
+            select string_agg(
+                a.tool_call_id || case when a.approved then '=yes' else '=no' end, ' '
+                order by a.round, a.place
+            )
+            from turn_approvals a
+            where a.turn_id = t.id and a.approved is not null
+        ),
+        ''
+    ) as decisions
 from turns t
 cross join lateral (
     select
@@ -269,6 +280,8 @@ def _final(row: Any, at: int) -> h.FinalState:
         answer_commits=row["commits"],
         crash_count=row["crash_count"],
         error_code=row["error_code"] or "",
+        parked_count=row["parked_count"],
+        decisions=row["decisions"],
     )
 
 

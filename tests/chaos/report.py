@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.chaos import figures
 from tests.chaos.catalogue import LEFT_OUT
-from tests.chaos.history import Accept, Event, Sample
+from tests.chaos.history import Accept, Decide, Event, Sample
 from tests.chaos.invariants.figures import at_most_95
 from tests.chaos.mutants import mutation_score
 from tests.chaos.run import Outcome, Row
@@ -169,6 +169,11 @@ def _measured(outcome: Outcome) -> Iterator[str]:
     yield f"| cancel: asked → answered | {cancels.answer} |"
     later = cancels.heard_later or "none"
     yield f"| cancel: answered → last delta of a reader at another API | {later} |"
+    answered = [event.http for event in events if isinstance(event, Decide)]
+    yield (
+        f"| decisions on tool calls | {answered.count(200):,} written down, "
+        f"{answered.count(409):,} later than the clock's |"
+    )
     if _has_samples(outcome):
         yield from _sampled(events)
     yield ""

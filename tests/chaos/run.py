@@ -68,6 +68,7 @@ class Plan:
     pace: float = 1.0
     sessions: int = 40
     provider_share: float = 0.05
+    asking_share: float = 0.1
     interval_s: float = 0.0
     """From the beginning of one fault to that of the next, at least."""
     clean_s: float = 5.0
@@ -131,6 +132,7 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                     "TURNKEEP_OPENAI_CHAT_API_KEY": "none",
                     "TURNKEEP_DEFAULT_MODEL": PROVIDER_MODEL,  # imported before a worker is ready
                     "TURNKEEP_DRAIN_S": "2",
+                    "TURNKEEP_APPROVAL_TTL_S": "8",  # for those that nobody decides
                 },
             ) as deployment,
         ):
@@ -141,6 +143,7 @@ async def run(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                 seed=plan.seed,
                 sessions=plan.sessions,
                 provider_share=plan.provider_share,
+                asking_share=plan.asking_share,
             )
             rows = await _watch(
                 plan, Arena(deployment, workload, provider, seeded(plan.seed), plan.pace), tell

@@ -31,6 +31,10 @@ class _Turn:
     worker: str = ""
     slot: int = 0
     crashes: int = 0
+    parks: int = 0
+    decisions: str = ""
+    kept: str = ""
+    """What it had said when it was parked."""
     has_started: bool = False
     log: list[h.Frame] = field(default_factory=list)
     """Everything that was ever appended; `connection` is empty."""
@@ -83,6 +87,7 @@ class Story:
         acts = (
             (self._accept, 5), (self._claim, 8), (self._speak, 12), (self._end, 3),
             (self._lose_worker, 1), (self._hand_back, 1), (self._cancel, 1), (self._expire, 1),
+            (self._park, 2), (self._decide, 3),
             (self._connect, 4), (self._read, 14), (self._leave, 3), (self._get, 4),
             (self._refuse, 1), (self._lose_redis, 1), (self._sigterm, 0.1),
         )  # fmt: skip
@@ -90,7 +95,7 @@ class Story:
         while len(self.turns) < self.turn_count:
             self.lots.choices(deeds, weights)[0]()
         while any(not turn.is_over for turn in self.turns):
-            self.lots.choice((self._claim, self._speak, self._end, self._read))()
+            self.lots.choice((self._claim, self._speak, self._end, self._read, self._decide))()
         for reader in self.readers:
             while not reader.is_done:
                 self._connect_reader(reader)
@@ -187,7 +192,7 @@ class Story:
     def _claim(self) -> None:
         able = [worker for worker in self.workers if worker not in self.draining]
         for (tenant, line), turns in self.lines.items():
-            busy = {turn.slot for turn in turns if turn.status == "running"}
+            busy = {turn.slot for turn in turns if turn.status in ("running", "awaiting_approval")}
             free = set(range(1, _LINES[tenant, line] + 1)) - busy
             head = next((turn for turn in turns if turn.status == "pending"), None)
             if not free or head is None or self.lots.random() < 0.3:
@@ -198,6 +203,9 @@ class Story:
             )  # fmt: skip
             head.has_started, head.text = True, ""
             self.log(head, "turn.started", head.attempt, 1)
+            if head.kept:
+                head.text = head.kept
+                self.log(head, "message.delta", head.attempt, 2, text=head.kept)
 
     def _speak(self) -> None:
         turn = self.pick("running")
@@ -218,6 +226,30 @@ class Story:
         self.change(turn, status, attempt=attempt)
         end = f"end-{turn.id}-{status}"
         self.log(turn, "turn.ended", attempt, seq, status=status, digest=end)
+
+    def _park(self) -> None:
+        turn = self.pick("running")
+        if turn is None or turn.parks >= 2 or turn.worker in self.draining:
+            return
+        turn.parks, turn.kept = turn.parks + 1, turn.text
+        self.change(turn, "awaiting_approval", slot=turn.slot)
+        self.log(turn, "turn.awaiting_approval", turn.attempt, turn.last_seq + 1)
+
+    def _decide(self) -> None:
+        turn = self.pick("awaiting_approval")
+        if turn is None:
+            return
+        said = f"call-{turn.parks}={self.lots.choice(('yes', 'no'))}"
+        began = self.tick()
+        turn.decisions = f"{turn.decisions} {said}".strip()
+        self.change(turn, "pending")
+        if self.lots.random() < 0.8:  # else the clock has decided
+            self.add(
+                h.Decide(
+                    began=began, at=self.tick(), outcome="ok", tenant=turn.tenant, turn=turn.id,
+                    decisions=said, http=200,
+                )
+            )  # fmt: skip
 
     def _lose_worker(self) -> None:
         turn = self.pick("running")
@@ -240,12 +272,12 @@ class Story:
             self.change(turn, "pending")
 
     def _cancel(self) -> None:
-        turn = self.pick("pending", "running", "completed")
+        turn = self.pick("pending", "running", "awaiting_approval", "completed")
         if turn is None:
             return
         began = self.tick()
         if not turn.is_over:
-            forced = turn.status == "pending" or self.lots.random() < 0.5
+            forced = turn.status != "running" or self.lots.random() < 0.5
             self._finish(turn, "cancelled", turn.attempt + forced)
             for reader in self.readers:
                 if reader.turn is turn and reader.connection:
@@ -421,8 +453,9 @@ class Story:
                 h.FinalState(
                     at=at, turn=turn.id, tenant=turn.tenant, status=turn.status,
                     user=f"user-{turn.tenant}", key=turn.key, concurrency_key=turn.line,
-                    attempt=turn.attempt, text=turn.text, answer_commits=int(answered),
-                    crash_count=turn.crashes,
+                    attempt=turn.attempt, text=turn.text,
+                    answer_commits=int(answered) + turn.parks, crash_count=turn.crashes,
+                    parked_count=turn.parks, decisions=turn.decisions,
                 )
             )  # fmt: skip
             if turn.status == "completed":

@@ -1,4 +1,4 @@
-"""What users do, all the time and whatever happens: submit, follow, come back, poll, cancel.
+"""What users do, whatever happens: submit, follow, come back, poll, decide on tool calls, cancel.
 
 Each session is one user of one of the tenants, who never gives up: a submit without a clear answer
 is sent again under its idempotency key until there is one. Everything is written to the history.
@@ -80,6 +80,8 @@ class Plan:
     body: dict[str, Any]
     ends: str
     """stream, reconnects, poll, cancel or forget."""
+    asks: bool = False
+    """It is parked until somebody decides; for who forgets it, the clock does."""
 
     @property
     def fingerprint(self) -> str:
@@ -108,15 +110,20 @@ class Workload:
         seed: int,
         sessions: int,
         provider_share: float = 0.0,
+        asking_share: float = 0.0,
         label: str = "",
     ) -> None:
-        """`label` is part of all names, of tenants that know those of an earlier run."""
+        """`asking_share` of the scripted turns ask for approvals, some of which nobody decides: for
+        deployments where the clock soon does. `label` is part of all names, of tenants that know
+        those of an earlier run.
+        """
         self._deployment = deployment
         self.history = history
         self._tenants = tenants
         self._seed = seed
         self._sessions = sessions
         self._provider_share = provider_share
+        self._asking_share = asking_share
         self._label = label
         self._chance = seeded(seed)
         self._counts = Counts()
@@ -264,7 +271,11 @@ class Workload:
             turn = await self._submit(plan)
             if turn is None:
                 continue
-            if plan.ends != "forget":
+            if plan.asks and plan.ends in ("stream", "reconnects", "poll"):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._decide_all(plan, turn, chance))
+                    await self._see_it_end(plan, turn, chance)
+            elif plan.ends != "forget":
                 await self._see_it_end(plan, turn, chance)
             if chance.random() < 0.05:
                 await self._spy(plan, turn)
@@ -278,6 +289,7 @@ class Workload:
             ("stream", "reconnects", "poll", "cancel", "forget"), (35, 25, 15, 15, 10)
         )[0]
         deltas = 400 if ends == "cancel" else chance.choice((3, 5, 10, 20, 40, 100))
+        asks = False
         body: dict[str, Any] = {"message": f"{PROMPT} {name} canary-{tenant.id} "}
         if chance.random() < self._provider_share:
             calls = (Behaviour(deltas=deltas, per_second=100),)
@@ -286,10 +298,18 @@ class Workload:
         else:
             text = "".join(f"{n}:canary-{tenant.id} " for n in range(min(deltas, 50)))
             script = {"text": text, "deltas": deltas, "intervalMs": chance.choice((1, 5, 10))}
+            asks = chance.random() < self._asking_share
+            if asks:
+                call = {"name": "pay", "args": {"for": f"canary-{tenant.id}"}, "result": "paid"}
+                script["approval"] = {
+                    "text": f"may I, canary-{tenant.id} ",
+                    "calls": [call] * chance.choice((1, 2)),
+                    "times": chance.choice((1, 1, 2)),
+                }
             body |= {"modelId": "scripted", "settings": {"script": script}}
         if concurrency_key:
             body["concurrencyKey"] = concurrency_key
-        return Plan(tenant, chance.choice(tenant.threads), name, concurrency_key, body, ends)
+        return Plan(tenant, chance.choice(tenant.threads), name, concurrency_key, body, ends, asks)
 
     def next_name(self) -> str:
         self._names += 1
@@ -352,6 +372,46 @@ class Workload:
             case _:
                 await self._follow(plan, turn, chance, leaves=plan.ends == "reconnects")
         await self._get(plan.tenant, turn)
+
+    async def _decide_all(self, plan: Plan, turn: str, chance: Any) -> None:
+        """Decides whenever the turn asks, until it has ended."""
+        give_up_at = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < give_up_at:
+            answer = await self._get(plan.tenant, turn)
+            if answer is not None and answer.status == 200:
+                if answer.json["status"] in TERMINAL:
+                    return
+                if answer.json["status"] == "awaiting_approval":
+                    calls = [action["toolCallId"] for action in answer.json["approvals"]]
+                    await self._decide(plan, turn, {c: chance.random() < 0.7 for c in calls})
+            await asyncio.sleep(_PAUSE_S)
+        raise Unresolved(turn)
+
+    async def _decide(self, plan: Plan, turn: str, decisions: dict[str, bool]) -> None:
+        """Says it until there is an answer; 409 where the clock was first."""
+        body = {"decisions": [{"toolCallId": c, "approved": y} for c, y in decisions.items()]}
+        said = " ".join(f"{call}={'yes' if yes else 'no'}" for call, yes in decisions.items())
+        give_up_at = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < give_up_at:
+            began = told.now()
+            answer = await self._ask(plan.tenant, "POST", f"{CHAT}/turns/{turn}/actions", body, {})
+            is_ok = answer is not None and answer.status == 200
+            is_late = answer is not None and answer.status == 409
+            self.history.append(
+                told.Decide(
+                    began=began,
+                    at=told.now(),
+                    outcome="ok" if is_ok else "fail" if is_late else "unknown",
+                    tenant=plan.tenant.id,
+                    turn=turn,
+                    decisions=said,
+                    http=0 if answer is None else answer.status,
+                )
+            )
+            if is_ok or is_late:
+                return
+            await asyncio.sleep(_PAUSE_S)
+        raise Unresolved(turn)
 
     async def _poll(self, plan: Plan, turn: str) -> None:
         give_up_at = time.monotonic() + GIVE_UP_S

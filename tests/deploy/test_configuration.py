@@ -60,7 +60,9 @@ def test_a_port_that_is_no_port(text: str) -> None:
 
 def test_children_never_see_the_development_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNKEEP_DEV_API_KEY", "secret")
+    monkeypatch.setenv("TURNKEEP_DEV_PASSWORD", "a secret")
     configuration = Configuration.from_environment({})
     environment = children_environment(configuration, {"TURNKEEP_DATABASE_URL": "d"})
     assert "TURNKEEP_DEV_API_KEY" not in environment
+    assert "TURNKEEP_DEV_PASSWORD" not in environment
     assert environment["TURNKEEP_DATABASE_URL"] == "d"

@@ -39,6 +39,8 @@ def test_start_and_stop_twice_with_the_same_key_and_data(product: Product) -> No
     product.start()
     first = product.credentials
     key = first["apiKey"]
+    assert (first["email"], first["organization"]) == ("dev@localhost", "development")
+    assert len(first["password"]) >= 16
     assert key.startswith("vai_sk_")
     assert len(key) == len("vai_sk_") + 43
     assert first["tenantId"] == "tenant-1"
@@ -54,6 +56,7 @@ def test_start_and_stop_twice_with_the_same_key_and_data(product: Product) -> No
 
     product.start()
     assert product.credentials["apiKey"] == key
+    assert product.credentials["password"] == first["password"]
     assert key not in product.output
     assert product.stop() == 0
     assert product.processes() == []

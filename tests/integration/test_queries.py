@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shared.automations.status import RunStatus, StepStatus
 from shared.postgres.queries import load_queries
 from shared.turn.state import TurnStatus
 
@@ -40,6 +41,17 @@ def test_query_names_its_arguments(name: str) -> None:
 async def test_statuses_are_those_of_the_state_machine(admin: Any) -> None:
     labels = await admin.fetchval("select enum_range(null::turn_status)::text[]")
     assert labels == [status.value for status in TurnStatus]
+
+
+@pytest.mark.parametrize(
+    ("type_", "statuses"),
+    [("automation_run_status", RunStatus), ("automation_step_status", StepStatus)],
+)
+async def test_statuses_of_automations_are_those_of_the_code(
+    admin: Any, type_: str, statuses: Any
+) -> None:
+    labels = await admin.fetchval(f"select enum_range(null::{type_})::text[]")
+    assert labels == [status.value for status in statuses]
 
 
 def _code(sql: str) -> str:

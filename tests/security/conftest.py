@@ -16,17 +16,31 @@ import psutil
 import pytest
 
 from deploy.embedded.valkey import EmbeddedValkey
+from shared.ids import new_id
 from shared.postgres.pool import Database
-from shared.service.api_keys import create_api_key, create_tenant, create_user, hash_secret
+from shared.service.accounts import set_password, set_subject
+from shared.service.api_keys import (
+    SESSION_PREFIX,
+    TOKEN_PREFIX,
+    create_api_key,
+    create_tenant,
+    create_user,
+    hash_secret,
+    hash_session,
+    new_secret,
+)
+from shared.service.passwords import hash_password
 from tests.acceptance.client import Client
 from tests.acceptance.product import PEPPER, Product
+from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer
 from tests.fixtures.servers import with_database
 from tests.security.credentials import Keys
-from tests.security.routes import CHAT, Place
+from tests.security.routes import AUTOMATION, AUTOMATIONS, CHAT, PASSWORD, SPECS, Place
 from tests.security.wire import send
 
 RSS_GROWTH_BYTES = 160 * 1024 * 1024
 """What the process may grow by in all tests together: the largest bodies are 1 MiB each."""
+TOKENS = "/api/v1/access-tokens"
 NOT_IN_A_LOG = (b"Traceback", b"http.defect", b"Exception in ASGI")
 
 
@@ -52,8 +66,28 @@ class Target:
     rss_bytes: int
 
     async def new_place(self, party: Party) -> Place:
-        """A fresh thread of theirs with a pending turn."""
+        """A fresh thread of theirs with a pending turn, and no more tokens than they may have."""
+        async with self.product.postgres() as admin:
+            await admin.execute(
+                "delete from api_keys"
+                " where token_type = 'pat' and name <> 'kept' and revoked_at is null"
+            )
+            # Nor more runs that wait: no worker takes them.
+            await admin.execute(
+                "update automation_runs set status = 'cancelled', due_at = null, ended_at = now()"
+                " where due_at is not null and id <> all($1)",
+                [other.place.run_id for other in (self.owner, self.colleague, self.stranger)],
+            )
         return await make_place(Client(self.port, party.keys.good))
+
+    async def new_session(self, party: Party) -> str:
+        """Another session of theirs, to be left."""
+        async with self.product.postgres() as admin:
+            row = await admin.fetchrow(
+                "select tenant_id, user_id from api_keys where key_hash = $1",
+                hash_secret(PEPPER.encode(), party.keys.good),
+            )
+            return await add_secret(admin, row["tenant_id"], row["user_id"], "session")
 
 
 @pytest.fixture(scope="session")
@@ -76,27 +110,45 @@ def target(
             valkey=valkey,
             worker_count=0,
             # Tests of the limit have processes of their own.
-            settings={"TURNKEEP_AUTH_FAILURES_PER_MINUTE": "0"},
+            settings={
+                "TURNKEEP_AUTH_FAILURES_PER_MINUTE": "0",
+                "TURNKEEP_LOGIN_ATTEMPTS": "0",
+                "TURNKEEP_JWT_ISSUER": ISSUER,
+                "TURNKEEP_JWT_AUDIENCE": AUDIENCE,
+                "TURNKEEP_JWT_JWKS_FILE": str(directory / "keys.json"),
+                "TURNKEEP_JWT_TENANT_CLAIM": "org",
+            },
         )
-        yield asyncio.run(_populate(product))
+        issuer = Issuer()
+        (directory / "keys.json").write_bytes(issuer.key_set())
+        yield asyncio.run(_populate(product, issuer))
         product.stop()
     asyncio.run(execute(f"drop database {name} with (force)"))
 
 
-async def _populate(product: Product) -> Target:
+async def _populate(product: Product, issuer: Issuer) -> Target:
     await product.be_whole()
     async with Database(product.database_url, size=1) as database:
         tenants = [await create_tenant(database, name) for name in ("A", "B")]
         parties = []
         for index, tenant_id in enumerate((tenants[0], tenants[0], tenants[1])):
             user_id = await create_user(database, tenant_id, f"u{index}@example.org", "U")
-            keys = await _make_keys(database, product, tenant_id, user_id)
+            await set_subject(database, user_id, f"u{index}")
+            await set_password(database, user_id, hash_password(PASSWORD))
+            keys = await _make_keys(database, product, issuer, tenant_id, user_id, f"u{index}")
             parties.append(Party(keys, await make_place(Client(product.port, keys.good))))
     rss = psutil.Process(product.api.pid).memory_info().rss
     return Target(product, product.port, parties[0], parties[1], parties[2], rss)
 
 
-async def _make_keys(database: Database, product: Product, tenant_id: Any, user_id: Any) -> Keys:
+async def _make_keys(
+    database: Database,
+    product: Product,
+    issuer: Issuer,
+    tenant_id: Any,
+    user_id: Any,
+    subject: str,
+) -> Keys:
     made = [
         await create_api_key(
             database, tenant_id=tenant_id, user_id=user_id, name=name, pepper=PEPPER.encode()
@@ -109,17 +161,82 @@ async def _make_keys(database: Database, product: Product, tenant_id: Any, user_
                 f"update api_keys set {column} = now() - interval '1 s' where key_hash = $1",  # noqa: S608
                 hash_secret(PEPPER.encode(), secret),
             )
-    return Keys(*made)
+        for kind in ("pat", "session"):
+            for expires, revoked in (("1 day", None), ("1 day", "-1 s"), ("-1 s", None)):
+                made.append(await add_secret(admin, tenant_id, user_id, kind, expires, revoked))
+    claims: dict[str, Any] = {"org": str(tenant_id), "sub": subject}
+    good, revoked, expired, token, revoked_token, expired_token, *sessions = made
+    session, revoked_session, expired_session = sessions
+    return Keys(
+        good=good,
+        revoked=revoked,
+        expired=expired,
+        token=token,
+        revoked_token=revoked_token,
+        expired_token=expired_token,
+        session=session,
+        revoked_session=revoked_session,
+        expired_session=expired_session,
+        jwt=issuer.token(**claims),
+        bad_jwts=issuer.bad_tokens(**claims),
+    )
+
+
+async def add_secret(
+    admin: Any,
+    tenant_id: Any,
+    user_id: Any,
+    kind: str,
+    expires: str = "1 day",
+    revoked: str | None = None,
+) -> str:
+    """A personal token or a session, without asking anybody."""
+    secret = new_secret(TOKEN_PREFIX if kind == "pat" else SESSION_PREFIX)
+    hashed = (hash_secret if kind == "pat" else hash_session)(PEPPER.encode(), secret)
+    await admin.execute(
+        "insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name, token_type,"
+        " expires_at, revoked_at) values ($1, $2, $3, $4, 'p', 'kept', $5,"
+        " now() + $6::text::interval, now() + $7::text::interval)",
+        new_id(), tenant_id, user_id, hashed, kind, expires, revoked,
+    )  # fmt: skip
+    return secret
 
 
 async def make_place(client: Client) -> Place:
-    """A fresh thread with a pending turn."""
+    """A fresh thread with a pending turn and an attachment, a revoked token, a run that waits."""
+    token = (await client.post(TOKENS, {"name": "x"})).json["token"]["id"]
+    await client.request("DELETE", f"{TOKENS}/{token}")
     thread = await client.post(f"{CHAT}/threads")
     thread_id = thread.json["id"]
     body = {"message": "x", "modelId": "scripted"}
     turn = await client.post(f"{CHAT}/threads/{thread_id}/turns", body)
     assert turn.status == 202, turn.body
-    return Place(thread_id, turn.json["id"])
+    artifact = await client.post("/api/v1/artifacts", {"kind": "text", "content": "x"})
+    artifact_id = artifact.json["id"]
+    path = f"{CHAT}/threads/{thread_id}/attachments?artifact_id={artifact_id}"
+    attachment = await client.post(path)
+    assert attachment.status == 201, attachment.body
+    markdown = f"---\nname: A\nslug: of-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
+    spec = await client.post(SPECS, {"markdown": markdown})
+    assert spec.status == 201, spec.body
+    rated = {"rating": "positive", "turnId": turn.json["id"]}
+    feedback = await client.post(f"{CHAT}/threads/{thread_id}/feedback", rated)
+    assert feedback.status == 201, feedback.body
+    gated = {"steps": [*AUTOMATION["config"]["steps"], {"id": "g", "kind": "approval_gate"}]}
+    automation = await client.post(AUTOMATIONS, AUTOMATION | {"config": gated})
+    assert automation.status == 201, automation.body
+    run = await client.post(f"{AUTOMATIONS}/{automation.json['id']}/runs")
+    assert run.status == 202, run.body
+    return Place(
+        thread_id=thread_id,
+        turn_id=turn.json["id"],
+        artifact_id=artifact_id,
+        attachment_id=attachment.json["id"],
+        token_id=token,
+        spec_id=spec.json["id"],
+        automation_id=automation.json["id"],
+        run_id=run.json["id"],
+    )
 
 
 class Unharmed:
@@ -155,7 +272,7 @@ async def unharmed(
     with log.open("rb") as lines:
         lines.seek(read)
         said = lines.read()
-    for word in (*NOT_IN_A_LOG, target.owner.keys.good.encode()):
+    for word in (*NOT_IN_A_LOG, PASSWORD.encode(), *target.owner.keys.secrets):
         assert word not in said, said[-2000:]
     target.product.api.require_running()
     assert (

@@ -8,44 +8,64 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tests.fixtures.provider import Issuer
 from tests.security.wire import Headers
 
-PREFIXES = {"vai_sk_": "API key"}
+PREFIXES = {
+    "vai_sk_": "API key",
+    "vai_pat_": "personal token",
+    "vai_ses_": "session",
+    "vai_token": "the cookie's name",
+}
 
 NOT_YET = {
     "A04": "no publishable keys: every key of a user may do all that the user may",
     "A05": "no kind of key is forbidden in a browser; Origin means nothing (test_input.py)",
     "A06": "no test keys",
-    "A07": "no JWT is read: one is an unknown secret (below)",
-    "A08": "the same",
     "A12": "no roles, and no routes for administrators or workers",
-    "A14": "no cookies: one is no credential (below), so no other site can act for anybody",
     "A15": "no CORS headers on any answer (test_input.py)",
-    "A17": "no sessions",
 }
 """Vectors of the checklist that nothing can be tried on. What they wait for would be noticed here:
-a cookie or a JWT that is taken, a scheme or a prefix without a row."""
-
-_UNSIGNED_JWT = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiIsImV4cCI6OTk5OTk5OTk5OX0."
+a scheme or a prefix without a row."""
 
 CARRIERS: dict[str, Callable[[str], Headers]] = {
     "bearer": lambda secret: ((b"authorization", b"Bearer " + secret.encode("latin-1")),),
     "apiKey": lambda secret: ((b"x-api-key", secret.encode("latin-1")),),
+    "cookie": lambda secret: (
+        (b"cookie", b"vai_token=" + secret.encode("latin-1")),
+        (b"sec-fetch-site", b"same-origin"),
+    ),
 }
 bearer = CARRIERS["bearer"]
 api_key = CARRIERS["apiKey"]
+cookie = CARRIERS["cookie"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keys:
     """Secrets of one user: one that is good, and some that no longer are."""
 
     good: str
     revoked: str
     expired: str
+    token: str
+    revoked_token: str
+    expired_token: str
+    session: str
+    revoked_session: str
+    expired_session: str
+    jwt: str
+    bad_jwts: Mapping[str, str]
+    """Those that would be this user's, were they not wrong."""
+
+    @property
+    def secrets(self) -> list[bytes]:
+        """What no log and no answer may hold."""
+        values = [value for value in vars(self).values() if isinstance(value, str)]
+        return [value.encode() for value in (*values, *self.bad_jwts.values()) if len(value) > 30]
 
 
 WRONG_SECRETS: dict[str, Callable[[Keys], str]] = {
@@ -62,7 +82,10 @@ WRONG_SECRETS: dict[str, Callable[[Keys], str]] = {
     "two in a list": lambda keys: f"{keys.good}, {keys.good}",
     "not ASCII": lambda keys: keys.good + "\xff",
     "wildcard": lambda keys: keys.good[:12] + "%",
-    "unsigned JWT": lambda _: _UNSIGNED_JWT,
+    "revoked token": lambda keys: keys.revoked_token,
+    "expired token": lambda keys: keys.expired_token,
+    "revoked session": lambda keys: keys.revoked_session,
+    "expired session": lambda keys: keys.expired_session,
     "SQL": lambda _: "' or '1'='1' --",
 }
 
@@ -78,7 +101,17 @@ REFUSED: dict[str, Callable[[Keys], Headers]] = {
     "twice as X-API-Key": lambda keys: api_key(keys.good) * 2,
     "wrong bearer, right X-API-Key": lambda keys: bearer("vai_sk_wrong") + api_key(keys.good),
     "empty bearer, right X-API-Key": lambda keys: ((b"authorization", b""), *api_key(keys.good)),
-    "cookie": lambda keys: ((b"cookie", b"vai_token=" + keys.good.encode()),),
+    "API key as cookie": lambda keys: cookie(keys.good),
+    "personal token as cookie": lambda keys: cookie(keys.token),
+    "JWT as cookie": lambda keys: cookie(keys.jwt),
+    "session as bearer": lambda keys: bearer(keys.session),
+    "session as X-API-Key": lambda keys: api_key(keys.session),
+    "hashed like a session": lambda keys: bearer(f"session:{keys.session}"),
+    "hashed like a session, as X-API-Key": lambda keys: api_key(f"session:{keys.session}"),
+    "cookie twice": lambda keys: cookie(f"{keys.session}; vai_token={keys.session}"),
+    "cookie of another name": lambda keys: ((b"cookie", b"token=" + keys.session.encode()),),
+    "wrong bearer, right cookie": lambda keys: bearer("vai_sk_wrong") + cookie(keys.session),
+    "wrong X-API-Key, right cookie": lambda keys: api_key("vai_sk_wrong") + cookie(keys.session),
     "underscores": lambda keys: ((b"x_api_key", keys.good.encode()),),
     "proxy's header": lambda keys: ((b"proxy-authorization", b"Bearer " + keys.good.encode()),),
     "forwarded identity": lambda _: ((b"x-forwarded-user", b"admin"), (b"x-user-id", b"1")),
@@ -89,6 +122,10 @@ REFUSED: dict[str, Callable[[Keys], Headers]] = {
         for carrier, carry in CARRIERS.items()
         for name, make in WRONG_SECRETS.items()
     },
+    **{
+        f"JWT, {name}": (lambda keys, name=name: bearer(keys.bad_jwts[name]))  # type: ignore[misc]
+        for name in Issuer().bad_tokens()
+    },
 }
 """Each is answered 401, with one and the same body."""
 
@@ -97,8 +134,12 @@ ACCEPTED: dict[str, Callable[[Keys], Headers]] = {
     "bearer in other letters": lambda keys: ((b"authorization", b"bEARER  " + keys.good.encode()),),
     "X-API-Key": lambda keys: api_key(keys.good),
     "right bearer, wrong X-API-Key": lambda keys: bearer(keys.good) + api_key("wrong"),
+    "right X-API-Key, wrong cookie": lambda keys: api_key(keys.good) + cookie("vai_ses_wrong"),
+    "pat": lambda keys: bearer(keys.token),
+    "jwt": lambda keys: bearer(keys.jwt),
+    "cookie": lambda keys: cookie(keys.session),
 }
-"""Authorization decides where both are sent."""
+"""Authorization decides where several are sent, then X-API-Key."""
 
 IN_THE_URL = ("token", "access_token", "api_key", "apiKey", "key", "authorization", "x-api-key")
 """Query parameters that must never carry a credential: addresses are logged everywhere."""

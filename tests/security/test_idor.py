@@ -22,9 +22,7 @@ _UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f-]{27}")
 _JSON = (b"content-type", b"application/json")
 
 
-@pytest.fixture(params=["another tenant", "a colleague"])
-def intruder(request: pytest.FixtureRequest, target: Target) -> Party:
-    return target.stranger if request.param == "another tenant" else target.colleague
+STRANGER, COLLEAGUE = "another tenant", "a colleague"
 
 
 def variants(route: Route, request: Request) -> list[Request]:
@@ -47,10 +45,21 @@ def variants(route: Route, request: Request) -> list[Request]:
     return found
 
 
-@pytest.mark.parametrize("route", WITH_ID, ids=lambda route: route.name)
+def without_right() -> list[Any]:
+    """Every route with an id, and who may not use it with the owner's."""
+    return [
+        pytest.param(route, who, id=f"{route.name}-{who}")
+        for route in WITH_ID
+        for who in (STRANGER, COLLEAGUE)
+        if who == STRANGER or not route.is_shared
+    ]
+
+
+@pytest.mark.parametrize(("route", "who"), without_right())
 async def test_foreign_ids_answer_as_unknown_ones(
-    target: Target, unharmed: Unharmed, intruder: Party, route: Route
+    target: Target, unharmed: Unharmed, route: Route, who: str
 ) -> None:
+    intruder = target.stranger if who == STRANGER else target.colleague
     theirs = target.owner.place
     before = await look(target, theirs)
     for make in ACCEPTED.values():
@@ -70,9 +79,9 @@ async def test_foreign_ids_answer_as_unknown_ones(
     assert await look(target, theirs) == before
 
 
-async def look(target: Target, place: Place) -> list[Any]:
+async def look(target: Target, place: Place, party: Party | None = None) -> list[Any]:
     """All that the owner sees of thread and turn."""
-    credential = bearer(target.owner.keys.good)
+    credential = bearer((party or target.owner).keys.good)
     answers = [
         await send(target.port, Request(b"GET", path.encode(), credential))
         for path in (
@@ -80,9 +89,15 @@ async def look(target: Target, place: Place) -> list[Any]:
             f"{CHAT}/threads/{place.thread_id}/messages",
             f"{CHAT}/threads/{place.thread_id}/turns",
             f"{CHAT}/turns/{place.turn_id}",
+            f"{CHAT}/threads/{place.thread_id}/attachments",
+            f"{CHAT}/attachments/{place.attachment_id}",
+            f"/api/v1/artifacts/{place.artifact_id}",
+            f"{CHAT}/feedback?threadId={place.thread_id}",
+            f"/api/v1/automations/{place.automation_id}",
+            f"/api/v1/automation-runs/{place.run_id}",
         )
     ]
-    assert [answer.status for answer in answers] == [200] * 4
+    assert [answer.status for answer in answers] == [200] * 10
     return [answer.json for answer in answers]
 
 
@@ -151,6 +166,19 @@ async def test_a_changed_cursor_shows_nothing_foreign(
         assert answer.status in {200, 422}, (cursor, answer.status, answer.body)
         if answer.status == 200:
             assert items_of(answer) <= everything, cursor
+
+
+async def test_a_bulk_delete_reaches_only_ones_own(target: Target, unharmed: Unharmed) -> None:
+    """Foreign ids count as unknown ones."""
+    victims = (target.owner, target.stranger)
+    before = [await look(target, party.place, party) for party in victims]
+    ids = [party.place.thread_id for party in victims]
+    path = f"{CHAT}/threads/bulk-delete".encode()
+    for body in ({"threadIds": ids}, {"threadIds": ids, "all": False}):
+        request = Request(b"POST", path, bearer(target.colleague.keys.good), orjson.dumps(body))
+        answer = await send(target.port, request.with_headers(_JSON))
+        assert (answer.status, answer.json) == (200, {"deletedCount": 0})
+    assert [await look(target, party.place, party) for party in victims] == before
 
 
 async def test_filters_show_only_own_rows(target: Target, unharmed: Unharmed) -> None:

@@ -36,9 +36,13 @@ def _is_false(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is False
 
 
+_REASONED = {"shared/agents/yaml_head.py": {"yaml"}}
+"""A subclass of the safe loader without tags or aliases: tests/unit/agents/test_spec.py."""
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_data_is_never_run(path: Path) -> None:
-    assert not list(offences(ast.parse(path.read_text())))
+    assert set(offences(ast.parse(path.read_text()))) == _REASONED.get(str(path), set())
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ class Request:
         return replace(self, body=body)
 
     def with_query(self, query: bytes) -> Self:
-        return replace(self, target=self.target + b"?" + query)
+        glue = b"&" if b"?" in self.target else b"?"
+        return replace(self, target=self.target + glue + query)
 
     def encode(self) -> bytes:
         framing = self.framing
@@ -112,6 +113,8 @@ async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
     status = int(first.split()[1])
     if ("content-type", "text/event-stream; charset=utf-8") in headers:
         return Answer(status, headers, b"", time.monotonic() - began, is_closed=False)
+    if ("transfer-encoding", "chunked") in headers:
+        return Answer(status, headers, await reader.read(), time.monotonic() - began)
     length = next((int(value) for name, value in headers if name == "content-length"), None)
     body = b"" if not length else await reader.readexactly(length)
     with contextlib.suppress(ConnectionResetError):

@@ -6,9 +6,14 @@ import re
 from pathlib import Path
 
 from api import body, connection, failed_credentials
+from api.artifacts import content, multipart
 from api.chat import schemas
+from shared.automations.config import MAX_CONFIG_BYTES, MAX_STEPS
 from shared.service import api_keys
+from shared.service.automation_runs import MAX_OPEN_RUNS
 from shared.settings import Settings
+from worker.automations.runner import MAX_OUTPUT_BYTES
+from worker.ingestion.ingester import MAX_TRIES
 
 _GUIDE = Path("SECURITY.md").read_text()
 
@@ -36,5 +41,18 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert failed_credentials.WINDOW_S == 60
     assert fields["host"].default == "127.0.0.1"
     assert fields["redis_prefix"].default == "tk"
-    assert (api_keys.SECRET_PREFIX, api_keys._SHOWN_CHARS) == ("vai_sk_", 12)
+    prefixes = (api_keys.SECRET_PREFIX, api_keys.TOKEN_PREFIX, api_keys.SESSION_PREFIX)
+    assert (prefixes, api_keys._SHOWN_CHARS) == (("vai_sk_", "vai_pat_", "vai_ses_"), 12)
+    assert (fields["login_attempts"].default, fields["login_window_s"].default) == (10, 900)
+    assert (multipart.IDLE_TIMEOUT_S, multipart.TOTAL_TIMEOUT_S) == (10, 600)
+    assert (content.GRACE_S, content.MIN_BYTES_PER_S) == (30, 32 * 1024)
+    assert fields["max_upload_bytes"].default == 50 * 2**20
+    assert fields["max_transfers"].default == 64
+    limits = ("artifacts_per_tenant", "stored_bytes_per_tenant", "attachments_per_thread")
+    assert [fields[f"max_{name}"].default for name in limits] == [100_000, 100 * 2**30, 1000]
+    assert fields["ingestion_memory_bytes"].default == 512 * 2**20
+    assert [fields[f"ingestion_{name}_s"].default for name in ("cpu", "timeout")] == [60, 120]
+    assert (fields["extracted_text_max_bytes"].default, MAX_TRIES) == (2**20, 3)
+    assert (MAX_STEPS, MAX_CONFIG_BYTES) == (200, 256 * 1024)
+    assert (MAX_OUTPUT_BYTES, MAX_OPEN_RUNS) == (4 * 2**20, 1000)
     assert len(_GUIDE.splitlines()) <= 120

@@ -8,15 +8,23 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 import structlog
 
 from shared.errors import TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from worker.engine.agent_approvals import asked_calls, calls_made, run_input
 from worker.engine.agent_errors import turn_failure
-from worker.engine.agent_history import load_history
-from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+from worker.engine.base import (
+    AskedCall,
+    EngineEvent,
+    EngineMessage,
+    EngineRequest,
+    EngineResult,
+    EngineRun,
+)
 from worker.engine.providers import is_free
 from worker.engine.retries import RetryBudget, pause_before_retry
 
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.toolsets import AbstractToolset
-    from pydantic_ai.usage import RunUsage
+    from pydantic_ai.usage import RunUsage, UsageLimits
 
     from worker.engine.agent_task import AgentTask
 
@@ -76,6 +84,16 @@ class Deadlines:
     turn_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """Of one tool call, and of how many calls a turn may make."""
+
+    call_s: float = 20.0
+    calls: int = 50
+    local_models: bool = True
+    """Whether models of `local:` are offered tools."""
+
+
 class AgentEngine:
     """Runs every model but `scripted`."""
 
@@ -84,10 +102,12 @@ class AgentEngine:
         models: Models,
         deadlines: Deadlines,
         toolsets: Sequence[AbstractToolset[None]] = (),
+        tool_limits: ToolLimits | None = None,
     ) -> None:
         self._models = models
         self._deadlines = deadlines
         self._toolsets = toolsets
+        self._tool_limits = tool_limits or ToolLimits()
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
 
     def start(self, request: EngineRequest) -> EngineRun:
@@ -98,7 +118,15 @@ class AgentEngine:
         """
         settings = _sampling(request.settings)
         budget = self._budgets[request.model_id.partition(":")[0]]
-        return _AgentRun(request, settings, self._models, self._deadlines, self._toolsets, budget)
+        return _AgentRun(
+            request,
+            settings,
+            self._models,
+            self._deadlines,
+            self._toolsets,
+            self._tool_limits,
+            budget,
+        )
 
 
 class _AgentRun:
@@ -109,22 +137,28 @@ class _AgentRun:
         models: Models,
         deadlines: Deadlines,
         toolsets: Sequence[AbstractToolset[None]],
+        tool_limits: ToolLimits,
         budget: RetryBudget,
     ) -> None:
         self._request = request
         self._sampling = sampling
         self._models = models
         self._deadlines = deadlines
-        self._toolsets = toolsets
+        self._toolsets = list(toolsets)
+        self._tool_limits = tool_limits
         self._budget = budget
         self._task: AgentTask | None = None
         self._ended = False
         self._arguments_chars = 0
         self._taken: list[EngineEvent] = []
+        self._asked: list[AskedCall] = []
+        resumption = request.resumption
+        self._told_calls = {a.tool_call_id for a in resumption.approvals} if resumption else set()
 
     async def events(self) -> AsyncGenerator[EngineEvent, None]:
         due = asyncio.get_running_loop().time() + self._deadlines.first_token_s
         model = await self._models.model(self._request.model_id)
+        self._require_price(model)
         agent = self._agent(model)
         self._budget.earn()
         is_retry = False
@@ -140,7 +174,7 @@ class _AgentRun:
                             self._taken.pop()
                             raise
             except RuntimeError as error:  # the root of all errors of pydantic-ai
-                failure = turn_failure(error)
+                failure = self._cost_failure(error) or turn_failure(error)
                 if failure is None:
                     raise
                 pause_s = None if is_retry else self._pause_before_retry(error, due)
@@ -157,17 +191,16 @@ class _AgentRun:
         pause_s = pause_before_retry(error, due - asyncio.get_running_loop().time())
         return pause_s if pause_s is not None and self._budget.spend() else None
 
-    async def _call(self, agent: Agent[None, str]) -> AsyncGenerator[EngineEvent, None]:
+    async def _call(self, agent: Agent[None, Any]) -> AsyncGenerator[EngineEvent, None]:
         """The run's events. Sends one request, and another one after each round of tools."""
         from worker.engine.agent_task import AgentTask
 
         request = self._request
         run = agent.iter(
-            request.prompt,
-            message_history=load_history(request.history) or None,
-            run_id=str(request.turn_id),
+            **run_input(request),
             conversation_id=str(request.thread_id),
             model_settings=self._model_settings(),
+            usage_limits=self._usage_limits(),
         )
         async with AgentTask(run, self._deadlines.turn_s) as task:
             self._task = task
@@ -182,15 +215,83 @@ class _AgentRun:
                     raise TurnFailed("model_error", message) from error
                 if (translated := self._translate(event)) is not None:
                     yield translated
+        if task.run is not None and task.run.result is not None:
+            self._asked = asked_calls(task.run.result.output)
         self._ended = True
 
-    def _agent(self, model: Model) -> Agent[None, str]:
-        from pydantic_ai import Agent
+    def _agent(self, model: Model) -> Agent[None, Any]:
+        from pydantic_ai import Agent, DeferredToolRequests
 
         instructions = self._request.instructions
+        toolsets = [*self._toolsets, *self._own_toolsets()]
         # A broken call of a tool is the model's to repeat; all else is retried here or nowhere.
-        retries: AgentRetries = {"tools": 1 if self._toolsets else 0, "output": 0}
-        return Agent(model, instructions=instructions, toolsets=self._toolsets, retries=retries)
+        retries: AgentRetries = {"tools": 1 if toolsets else 0, "output": 0}
+        return Agent(
+            model,
+            instructions=instructions,
+            toolsets=toolsets,
+            output_type=[str, DeferredToolRequests] if toolsets else str,
+            retries=retries,
+        )
+
+    def _own_toolsets(self) -> list[AbstractToolset[None]]:
+        request, limits = self._request, self._tool_limits
+        is_local = request.model_id.startswith("local:")
+        if not request.tools or request.tool_context is None:
+            return []
+        if is_local and not limits.local_models:
+            return []
+        from worker.engine.agent_tools import toolset_of
+
+        return [toolset_of(request.tools, request.tool_context, timeout_s=limits.call_s)]
+
+    # -- what a run may cost
+
+    @property
+    def _max_cost(self) -> Decimal | None:
+        """What is left for this run of what the turn may cost: it may have been parked before."""
+        request = self._request
+        if request.max_cost is None or is_free(request.model_id):
+            return None
+        spent = request.resumption.spent if request.resumption else Decimal()
+        return max(Decimal(), request.max_cost - spent)
+
+    def _usage_limits(self) -> UsageLimits:
+        """A turn that has reached its cost asks the model nothing more."""
+        from pydantic_ai.usage import UsageLimits
+
+        requests, calls = calls_made(self._request.resumption)
+        most = self._tool_limits.calls
+        return UsageLimits(
+            request_limit=max(0, most + 1 - requests),
+            tool_calls_limit=max(0, most - calls),
+            cost_limit=self._max_cost,
+        )
+
+    def _require_price(self, model: Model) -> None:
+        """Refuses a limited run whose cost nobody could tell."""
+        if self._max_cost is None:
+            return
+        from genai_prices import Usage as Quantity
+        from genai_prices import calc_price
+
+        try:
+            calc_price(Quantity(input_tokens=1), model.model_name, provider_id=model.system)
+        except LookupError:
+            message = "The agent has a cost limit, and the price of this model is not known"
+            raise TurnFailed("cost_limit", message) from None
+
+    def _cost_failure(self, error: Exception) -> TurnFailed | None:
+        from pydantic_ai.exceptions import UsageLimitExceeded
+
+        run = self._task.run if self._task else None
+        if run is None or self._max_cost is None or not isinstance(error, UsageLimitExceeded):
+            return None
+        cost = run.usage.cost
+        if cost is None or cost <= self._max_cost:
+            return None
+        most = self._request.max_cost
+        return TurnFailed("cost_limit", f"The turn has cost more than {most:f} dollars")
 
     def _model_settings(self) -> ModelSettings:
         # SDK retries hide a 429 for as long as the provider says (14 s were seen): off.
@@ -210,6 +311,8 @@ class _AgentRun:
                 return self._delta(event.part.part_kind, event.part)
             case "function_tool_call":
                 part = event.part
+                if part.tool_call_id in self._told_calls:
+                    return None  # when it was asked for
                 return ToolCall(
                     tool_call_id=part.tool_call_id,
                     name=part.tool_name,
@@ -247,7 +350,7 @@ class _AgentRun:
         answers = [message for message in messages if message.role == "assistant"]
         if answers and not self._ended:
             answers[-1].raw["state"] = "interrupted"
-        return EngineResult(messages, _usage(run.usage, self._request.model_id))
+        return EngineResult(messages, _usage(run.usage, self._request.model_id), self._asked)
 
     def _with_unrecorded(self, recorded: list[ModelMessage]) -> list[ModelMessage]:
         """Adds the response under way: pydantic-ai records one only when it ends or is cancelled.
@@ -325,7 +428,10 @@ def _tool_result(part: Any) -> ToolResult:
     if part.outcome == "success":
         content = part.model_response_object() if isinstance(part.content, dict) else part.content
         return ToolResult(tool_call_id=part.tool_call_id, result=_plain(content))
-    return ToolResult(tool_call_id=part.tool_call_id, error=part.model_response_str())
+    denied: Literal[True] | None = True if part.outcome == "denied" else None
+    return ToolResult(
+        tool_call_id=part.tool_call_id, error=part.model_response_str(), denied=denied
+    )
 
 
 def _plain(value: Any) -> Any:

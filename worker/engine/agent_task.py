@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
 import structlog
@@ -41,9 +41,9 @@ class AgentTask:
     """
 
     def __init__(
-        self, opening: AbstractAsyncContextManager[AgentRun[None, str]], timeout_s: float
+        self, opening: AbstractAsyncContextManager[AgentRun[None, Any]], timeout_s: float
     ) -> None:
-        self.run: AgentRun[None, str] | None = None
+        self.run: AgentRun[None, Any] | None = None
         """What the run has produced so far; None before it has begun."""
         self._opening = opening
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + timeout_s)

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
 
+from shared.turn.approval import Approval
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from worker.tools.base import OfferedTool, ToolContext
 
 EngineEvent = MessageDelta | ReasoningDelta | ToolCall | ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a turn that was parked goes on from.
+
+    `messages` are its own so far, behind the user's, as in `EngineRequest.history`. The calls at
+    their end that have no result yet are those of `approvals`, all of them decided.
+    """
+
+    round: int
+    """How often the turn was parked."""
+    messages: list[dict[str, Any]]
+    approvals: list[Approval]
+    spent: Decimal = Decimal()
+    """US dollars, of its model calls so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +47,12 @@ class EngineRequest:
     instructions: str | None
     history: list[dict[str, Any]]
     prompt: str
+    tools: tuple[OfferedTool, ...] = ()
+    tool_context: ToolContext | None = None
+    """Set wherever `tools` may be called."""
+    max_cost: Decimal | None = None
+    """US dollars, of all model calls of the turn; None: no limit."""
+    resumption: Resumption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +65,24 @@ class EngineMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedCall:
+    """A tool call that waits for somebody's approval."""
+
+    tool_call_id: str
+    name: str
+    args: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What a run has produced so far: whole after its last event, partial before."""
+    """What a run has produced so far: whole after its last event, partial before.
+
+    A run that has `asked` ends there; another one goes on once all of it is decided.
+    """
 
     messages: list[EngineMessage] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    asked: list[AskedCall] = field(default_factory=list)
 
 
 class EngineRun(Protocol):

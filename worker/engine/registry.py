@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import TurnFailed
 from shared.settings import Settings
-from worker.engine.agent import AgentEngine, Deadlines
+from worker.engine.agent import AgentEngine, Deadlines, ToolLimits
 from worker.engine.base import Engine
 from worker.engine.providers import Providers
 from worker.engine.scripted import ScriptedEngine
@@ -20,13 +20,18 @@ class Engines:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._providers = Providers(settings)
-        self._scripted = ScriptedEngine()
+        self._scripted = ScriptedEngine(settings.tool_timeout_s, settings.tool_max_calls)
         self._agent = AgentEngine(
             self._providers,
             Deadlines(
                 first_token_s=settings.first_token_timeout_s,
                 idle_s=settings.idle_timeout_s,
                 turn_s=settings.turn_timeout_s,
+            ),
+            tool_limits=ToolLimits(
+                call_s=settings.tool_timeout_s,
+                calls=settings.tool_max_calls,
+                local_models=settings.local_llm_tools,
             ),
         )
 
@@ -42,6 +47,10 @@ class Engines:
             message = "This deployment cannot run the requested model"
             raise TurnFailed("model_not_configured", message)
         return self._agent
+
+    def offers_tools(self, model_id: str) -> bool:
+        """Whether a run of `model_id` may call tools at all."""
+        return self._settings.local_llm_tools or not model_id.startswith("local:")
 
     async def preload(self) -> None:
         """Imports what the default model needs, so that its first turn is as fast as the others.

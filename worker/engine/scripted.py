@@ -14,9 +14,18 @@ from itertools import cycle, islice
 from typing import Any, Final
 
 from shared.errors import InvalidRequest, TurnFailed
+from shared.turn.approval import Approval
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
-from shared.turn.script import Script, ScriptedToolCall, parse_script
-from worker.engine.base import EngineEvent, EngineMessage, EngineRequest, EngineResult, EngineRun
+from shared.turn.script import Script, ScriptedApproval, ScriptedToolCall, parse_script
+from worker.engine.base import (
+    AskedCall,
+    EngineEvent,
+    EngineMessage,
+    EngineRequest,
+    EngineResult,
+    EngineRun,
+)
+from worker.tools.base import ToolFailed, call_tool
 
 _YIELD_EVERY: Final = 64
 """Deltas between two yields to the loop when there is no interval: about 0.1 ms of work."""
@@ -25,7 +34,11 @@ _WORD: Final = re.compile(r"^\s+|\S+\s*")
 
 
 class ScriptedEngine:
-    """Runs `settings.script`."""
+    """Runs `settings.script`. Its limits are for the tools that a script really calls."""
+
+    def __init__(self, tool_timeout_s: float = 20.0, tool_max_calls: int = 50) -> None:
+        self._tool_timeout_s = tool_timeout_s
+        self._tool_max_calls = tool_max_calls
 
     def start(self, request: EngineRequest) -> EngineRun:
         """A run of the request's script.
@@ -38,17 +51,25 @@ class ScriptedEngine:
         except InvalidRequest as error:
             place = ".".join(str(part) for part in error.loc[1:])
             raise TurnFailed("invalid_settings", f"{place}: {error.msg}") from None
-        return _ScriptedRun(request, script)
+        return _ScriptedRun(request, script, self._tool_timeout_s, self._tool_max_calls)
 
 
 class _ScriptedRun:
-    def __init__(self, request: EngineRequest, script: Script) -> None:
+    def __init__(
+        self, request: EngineRequest, script: Script, tool_timeout_s: float, tool_max_calls: int
+    ) -> None:
         self._request = request
         self._script = script
+        self._tool_timeout_s = tool_timeout_s
+        self._tool_max_calls = tool_max_calls
+        self._real_calls = 0
         self._words: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[tuple[str, ScriptedToolCall]] = []
         self._results_given = 0
+        self._round = 0 if request.resumption is None else request.resumption.round
+        self._decided: list[ToolResult] = []
+        self._asked: list[AskedCall] = []
         self._ended = False
         self._interval_s = script.interval_ms / 1000
         self._due = 0.0
@@ -58,16 +79,17 @@ class _ScriptedRun:
     async def events(self) -> AsyncGenerator[EngineEvent, None]:
         script = self._script
         try:
-            if script.start_delay_ms:
-                await asyncio.sleep(script.start_delay_ms / 1000)
-            self._due = asyncio.get_running_loop().time()
-            for text in _reasoning_words(script):
+            await self._start()
+            for text in self._reasoning_words():
                 if self._interval_s or len(self._reasoning) % _YIELD_EVERY == 0:
                     await self._pause()
                 self._reasoning.append(text)
                 yield ReasoningDelta(text)
-            for event in self._tool_events():
-                yield event
+            for number, call in enumerate(() if self._round else script.tool_calls):
+                yield self._begin_call(number, call)
+                yield await self._finish_call(call)
+            for told in self._approval_events():
+                yield told
             breaks = {script.fail_after, script.hang_after}
             for text in self._message_words():
                 count = len(self._words)
@@ -84,6 +106,11 @@ class _ScriptedRun:
                 await asyncio.sleep(script.ignore_cancel_ms / 1000)
             raise
 
+    async def _start(self) -> None:
+        if self._script.start_delay_ms:
+            await asyncio.sleep(self._script.start_delay_ms / 1000)
+        self._due = asyncio.get_running_loop().time()
+
     async def _pause(self) -> None:
         """To the next delta's time; without an interval, a moment for others."""
         if not self._interval_s:
@@ -93,23 +120,82 @@ class _ScriptedRun:
         self._due += self._interval_s
 
     async def _break(self, count: int) -> None:
-        """Fails or hangs where the script says so."""
+        """Fails or hangs where the script says so; never in what leads up to an approval."""
+        if self._asked:
+            return
         if count == self._script.fail_after:
             self._fail()
         if count == self._script.hang_after:
             await self._hang()
             self._due = asyncio.get_running_loop().time()
 
-    def _tool_events(self) -> Iterator[ToolCall | ToolResult]:
-        for number, call in enumerate(self._script.tool_calls):
-            call_id = f"call_{self._request.turn_id.hex}_{number}"
-            self._calls.append((call_id, call))
+    def _reasoning_words(self) -> Iterator[str]:
+        return iter(()) if self._round else _reasoning_words(self._script)
+
+    def _begin_call(self, number: int, call: ScriptedToolCall) -> ToolCall:
+        call_id = f"call_{self._request.turn_id.hex}_{number}"
+        self._calls.append((call_id, call))
+        return ToolCall(tool_call_id=call_id, name=call.name, args=call.args)
+
+    async def _finish_call(self, call: ScriptedToolCall) -> ToolResult:
+        outcome = await self._call(call) if call.is_real else call
+        call_id, _ = self._calls[-1]
+        self._calls[-1] = (call_id, outcome)
+        self._results_given += 1
+        return ToolResult(tool_call_id=call_id, result=outcome.result, error=outcome.error)
+
+    async def _call(self, call: ScriptedToolCall) -> ScriptedToolCall:
+        """The call with what the agent's tool made of it."""
+        request = self._request
+        self._real_calls += 1
+        tools = {one.tool.name: one for one in request.tools}
+        try:
+            if self._real_calls > self._tool_max_calls:
+                raise ToolFailed("The turn has made all the tool calls it may")  # noqa: TRY301
+            if request.tool_context is None or call.name not in tools:
+                raise ToolFailed(f"The agent has no tool {call.name}")  # noqa: TRY301
+            if tools[call.name].requires_approval:
+                message = "The tool needs an approval: that is what `approval` of a script is for"
+                raise ToolFailed(message)  # noqa: TRY301
+            result = await call_tool(
+                tools[call.name].tool,
+                request.tool_context,
+                call.args,
+                timeout_s=self._tool_timeout_s,
+            )
+        except ToolFailed as failure:
+            return call.model_copy(update={"error": str(failure)})
+        return call.model_copy(update={"result": result})
+
+    def _approval_events(self) -> Iterator[MessageDelta | ToolCall | ToolResult]:
+        if self._round:
+            yield from self._decided_events()
+        approval = self._script.approval
+        if approval is not None and self._round < approval.times:
+            yield from self._ask(approval)
+
+    def _ask(self, approval: ScriptedApproval) -> Iterator[MessageDelta | ToolCall]:
+        for text in _WORD.findall(approval.text or ""):
+            self._words.append(text)
+            yield MessageDelta(text)
+        for number, call in enumerate(approval.calls):
+            call_id = f"approval_{self._request.turn_id.hex}_{self._round}_{number}"
+            self._asked.append(AskedCall(call_id, call.name, call.args))
             yield ToolCall(tool_call_id=call_id, name=call.name, args=call.args)
-            self._results_given += 1
-            yield ToolResult(tool_call_id=call_id, result=call.result, error=call.error)
+
+    def _decided_events(self) -> Iterator[ToolResult]:
+        approval, resumption = self._script.approval, self._request.resumption
+        if approval is None or resumption is None:
+            raise TurnFailed("invalid_settings", "The script asks for no approval")
+        for asked, call in zip(resumption.approvals, approval.calls, strict=True):
+            result = _decided_result(asked, call)
+            self._decided.append(result)
+            yield result
 
     def _message_words(self) -> Iterator[str]:
         script = self._script
+        if self._asked:
+            return iter(())
         if script.text is None:
             if script.deltas is None:
                 return iter(_WORD.findall(_answer_about(self._request.prompt)))
@@ -135,7 +221,7 @@ class _ScriptedRun:
             output_tokens=len(self._words) + len(self._reasoning),
             total_cost="0",
         )
-        return EngineResult(messages=self._messages(usage), usage=usage)
+        return EngineResult(messages=self._messages(usage), usage=usage, asked=self._asked)
 
     def _messages(self, usage: Usage) -> list[EngineMessage]:
         text = "".join(self._words)
@@ -149,8 +235,13 @@ class _ScriptedRun:
             parts = []
         if self._results_given:
             messages.append(self._tool_returns())
+        if self._decided:
+            messages.append(self._decided_returns())
         if text:
             parts.append({"part_kind": "text", "content": text})
+        if self._asked and self._script.approval is not None:
+            asked = zip(self._asked, self._script.approval.calls, strict=False)
+            parts.extend(_call_part(known.tool_call_id, call) for known, call in asked)
         if parts:
             messages.append(self._response(text, parts))
         responses = [message.raw for message in messages if message.role == "assistant"]
@@ -175,6 +266,24 @@ class _ScriptedRun:
         ]
         content = "\n".join(_outcome_text(call) for _, call in given)
         return EngineMessage(role="tool", content=content, raw=self._envelope("request", parts))
+
+    def _decided_returns(self) -> EngineMessage:
+        parts = [
+            {
+                "part_kind": "tool-return",
+                "tool_name": call.name,
+                "content": result.result if result.error is None else result.error,
+                "tool_call_id": result.tool_call_id,
+                "outcome": _outcome_of(result),
+                "timestamp": self._started_at,
+            }
+            for result, call in zip(self._decided, self._decided_calls(), strict=False)
+        ]
+        content = "\n".join(_as_text(part["content"]) for part in parts)
+        return EngineMessage(role="tool", content=content, raw=self._envelope("request", parts))
+
+    def _decided_calls(self) -> list[ScriptedToolCall]:
+        return [] if self._script.approval is None else self._script.approval.calls
 
     def _envelope(self, kind: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -221,12 +330,31 @@ def _return_part(call_id: str, call: ScriptedToolCall) -> dict[str, Any]:
     }
 
 
+def _decided_result(asked: Approval, call: ScriptedToolCall) -> ToolResult:
+    """What a decided call gives: what it gave before, or as its script says."""
+    call_id, decision = asked.tool_call_id, asked.decision
+    if decision is None or not decision.approved:
+        reason = None if decision is None else decision.reason
+        return ToolResult(tool_call_id=call_id, error=reason or "Denied", denied=True)
+    if asked.outcome is not None:
+        return ToolResult(tool_call_id=call_id, **asked.outcome)
+    return ToolResult(tool_call_id=call_id, result=call.result, error=call.error)
+
+
+def _outcome_of(result: ToolResult) -> str:
+    if result.denied:
+        return "denied"
+    return "success" if result.error is None else "failed"
+
+
 def _outcome_text(call: ScriptedToolCall) -> str:
-    if call.error is not None:
-        return call.error
-    if isinstance(call.result, str):
-        return call.result
-    return json.dumps(call.result, ensure_ascii=False, separators=(",", ":"))
+    return call.error if call.error is not None else _as_text(call.result)
+
+
+def _as_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 def _words_in(request: EngineRequest) -> int:

@@ -4,7 +4,9 @@
 -- $1 turns  $2 tenants  $3 users  $4 threads  $5 input messages  $6 output messages  $7 texts
 -- $8 raw messages  $9 models  $10 settings  $11 system prompts  $12 concurrency keys
 -- $13 idempotency scopes  $14 idempotency keys  $15 fingerprints  $16 show the keys
--- $17 queue times in s  $18 previews  $19 titles
+-- $17 queue times in s  $18 previews  $19 titles  $20 whether the request named the model
+-- A turn is given its thread's agent spec in the version of this moment; where the thread names none,
+-- or one that was deleted, the tenant's default. The spec's model goes before the deployment's.
 -- What the caller knows already is not told again.
 -- Locks threads by id, then idempotency keys in order: batches of two processes never deadlock.
 with asked as materialized (
@@ -12,15 +14,16 @@ with asked as materialized (
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[],
         $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
-        $15::bytea[], $16::boolean[], $17::double precision[], $18::text[], $19::text[]
+        $15::bytea[], $16::boolean[], $17::double precision[], $18::text[], $19::text[],
+        $20::boolean[]
     ) with ordinality as asked (
         id, tenant_id, user_id, thread_id, input_message_id, output_message_id, content,
         raw_message, model_id, settings, system_prompt, concurrency_key, scope, key,
-        fingerprint, show_key, queue_time_s, preview, title, place
+        fingerprint, show_key, queue_time_s, preview, title, names_model, place
     )
 ),
 thread as materialized (
-    select t.id, t.tenant_id, t.user_id
+    select t.id, t.tenant_id, t.user_id, t.agent_spec_id
     from threads t
     where t.id = any($4::uuid[]) and (t.deleted_at is null) is true
     order by t.id
@@ -39,12 +42,18 @@ accepted as (
     insert into turns (
         id, tenant_id, user_id, thread_id, concurrency_key, input_message_id,
         planned_output_message_id, model_id, settings, system_prompt, idempotency_key, expires_at,
-        max_running
+        agent_spec_id, agent_spec_version, max_running
     )
     select
         a.id, a.tenant_id, a.user_id, a.thread_id, a.concurrency_key, a.input_message_id,
-        a.output_message_id, a.model_id, a.settings::jsonb, a.system_prompt,
+        a.output_message_id,
+        case
+            when a.names_model then a.model_id
+            else coalesce(named.model_id, standard.model_id, a.model_id)
+        end,
+        a.settings::jsonb, a.system_prompt,
         case when a.show_key then a.key end, now() + make_interval(secs => a.queue_time_s),
+        coalesce(named.id, standard.id), coalesce(named.version, standard.version),
         coalesce(
             (
                 select l.max_running
@@ -55,10 +64,24 @@ accepted as (
         )
     from asked a
     join fresh f on f.turn_id = a.id
+    join thread t on t.id = a.thread_id
+    left join lateral (
+        select s.id, s.version, s.model_id
+        from agent_specs s
+        where s.id = t.agent_spec_id
+            and (s.tenant_id = a.tenant_id and s.deleted_at is null) is true
+        limit 1
+    ) named on true
+    left join lateral (
+        select s.id, s.version, s.model_id
+        from agent_specs s
+        where s.tenant_id = a.tenant_id and s.is_default and named.id is null
+        limit 1
+    ) standard on true
     order by a.place
     returning
         id, tenant_id, user_id, thread_id, concurrency_key, input_message_id, accept_seq,
-        max_running, created_at
+        max_running, model_id, agent_spec_id, agent_spec_version, created_at
 ),
 message as (
     insert into messages (
@@ -92,7 +115,8 @@ touched as (
     where t.id = any($4::uuid[]) and t.id = news.thread_id
 )
 select
-    n.id, n.accept_seq, n.max_running, n.created_at,
+    n.id, n.accept_seq, n.max_running, n.model_id, n.agent_spec_id, n.agent_spec_version,
+    n.created_at,
     least(
         100,
         row_number() over (partition by n.tenant_id, n.concurrency_key order by n.accept_seq) - 1

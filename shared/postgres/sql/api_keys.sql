@@ -1,27 +1,54 @@
 -- name: find_api_key :one engine
--- The key a credential's hash stands for, with what may make it invalid. $1 hash   -- scope: system
-select k.id, k.tenant_id, k.user_id, k.key_hash
+-- The credential a hash stands for; no row where anything makes it, or the one it was made with,
+-- invalid. $1 hash   -- scope: system
+select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type,
+    k.token_type <> 'api_key' as is_self_made
 from api_keys k
+join users u on u.id = k.user_id
+join tenants n on n.id = k.tenant_id
 where k.key_hash = $1
     and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now());
+    and (k.expires_at is null or k.expires_at > now())
+    and (
+        select p.revoked_at is null and (p.expires_at is null or p.expires_at > now())
+        from api_keys p
+        where p.id = k.parent_id
+    ) is not false
+    and u.disabled_at is null and n.disabled_at is null;
 
--- name: is_api_key_valid :one tenant
--- Whether a key may still be used; asked after a long wait. $1 key  $2 tenant
+-- name: list_valid_credentials :many engine
+-- Which of these may still be used: credentials of ours, and users by a provider's subject.
+-- One question for all that a process has open. $1 credentials   -- scope: system
 select k.id
 from api_keys k
-where k.id = $1 and k.tenant_id = $2
-    and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now());
-
--- name: list_valid_api_keys :many engine
--- Which of these keys may still be used; one question for all open streams. $1 keys
--- -- scope: system
-select k.id
-from api_keys k
+left join api_keys p on p.id = k.parent_id
+join users u on u.id = k.user_id
+join tenants n on n.id = k.tenant_id
 where k.id = any($1::uuid[])
     and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now());
+    and (k.expires_at is null or k.expires_at > now())
+    and p.revoked_at is null
+    and (p.expires_at is null or p.expires_at > now())
+    and u.disabled_at is null and n.disabled_at is null
+union all
+select u.subject_id
+from users u
+join tenants n on n.id = u.tenant_id
+where u.subject_id = any($1::uuid[])
+    and u.disabled_at is null and n.disabled_at is null;
+
+-- name: note_key_uses :exec engine
+-- Writes down that these were used, to the minute. Rows that another process writes at this moment
+-- are left to it: nobody waits, nobody deadlocks. $1 credentials   -- scope: system
+update api_keys k
+set last_used_at = now()
+where k.id in (
+    select u.id
+    from api_keys u
+    where u.id = any($1::uuid[])
+        and coalesce(u.last_used_at, '-infinity') < now() - interval '50 s'
+    for no key update skip locked
+);
 
 -- name: add_api_key :one engine
 -- Writes a key down, or makes the same user's same secret valid again; no row = another user's.
@@ -40,21 +67,21 @@ where k.id = $1
 returning k.id;
 
 -- name: list_api_keys :many engine
--- Keys of everybody or of one tenant, newest first. $1 tenant?
+-- Credentials of everybody or of one tenant, newest first, without sessions. $1 tenant?
 select
-    k.id, k.tenant_id, k.prefix, k.name, k.created_at, k.expires_at, k.revoked_at,
-    u.email, n.name as tenant
+    k.id, k.tenant_id, k.prefix, k.name, k.token_type, k.created_at,
+    least(
+        k.expires_at, (select p.expires_at from api_keys p where p.id = k.parent_id)
+    ) as expires_at,
+    coalesce(
+        k.revoked_at, (select p.revoked_at from api_keys p where p.id = k.parent_id)
+    ) as revoked_at,
+    k.last_used_at, u.email, n.slug as tenant
 from api_keys k
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
-where $1::uuid is null or k.tenant_id = $1
+where ($1::uuid is null or k.tenant_id = $1) and k.token_type <> 'session'
 order by k.id desc;
-
--- name: find_user :one engine
--- A user by address. $1 tenant  $2 address
-select u.id
-from users u
-where u.tenant_id = $1 and u.email = $2;
 
 -- name: revoke_other_keys :many engine
 -- Revokes the keys of one name but for one secret: the development key was changed.
@@ -64,16 +91,68 @@ set revoked_at = now()
 where k.tenant_id = $1 and k.name = $2 and k.key_hash <> $3 and k.revoked_at is null
 returning k.id;
 
--- name: add_tenant :one engine
--- Makes a tenant. $1 id  $2 name   -- scope: system
-insert into tenants (id, name)
-values ($1, $2)
-on conflict (id) do update set name = excluded.name
-returning id;
+-- name: add_access_token :one tenant
+-- A personal token, unless its user has as many valid ones as one may; no row then. $1 id  $2 tenant
+-- $3 user  $4 hash  $5 first characters  $6 name  $7 days  $8 most  $9 key it ends with?
+insert into api_keys (
+    id, tenant_id, user_id, key_hash, prefix, name, token_type, expires_at, parent_id
+)
+select
+    $1, $2, $3, $4, $5, $6, 'pat',
+    least(
+        now() + make_interval(days => $7), (select p.expires_at from api_keys p where p.id = $9)
+    ),
+    $9
+where (
+    select count(*)
+    from api_keys k
+    where k.tenant_id = $2 and k.user_id = $3 and k.token_type = 'pat'
+        and k.revoked_at is null and k.expires_at > now()
+        and (
+            select p.revoked_at is null and (p.expires_at is null or p.expires_at > now())
+            from api_keys p
+            where p.id = k.parent_id
+        ) is not false
+) < $8::integer
+returning id, name, prefix, token_type, created_at, expires_at, last_used_at, revoked_at;
 
--- name: add_user :one engine
--- Makes a user; the same address again is the same user. $1 id  $2 tenant  $3 address  $4 name
-insert into users (id, tenant_id, email, name)
-values ($1, $2, $3, $4)
-on conflict (tenant_id, email) do update set name = excluded.name
-returning id;
+-- name: list_access_tokens :many tenant
+-- A user's keys and tokens, newest first, behind a place. $1 tenant  $2 user  $3 id?  $4 most
+select
+    k.id, k.name, k.prefix, k.token_type, k.created_at, k.last_used_at,
+    least(
+        k.expires_at, (select p.expires_at from api_keys p where p.id = k.parent_id)
+    ) as expires_at,
+    coalesce(
+        k.revoked_at, (select p.revoked_at from api_keys p where p.id = k.parent_id)
+    ) as revoked_at
+from api_keys k
+where k.tenant_id = $1 and k.user_id = $2 and k.token_type <> 'session'
+    and k.id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+order by k.id desc
+limit $4;
+
+-- name: revoke_access_token :one tenant
+-- Ends one of a user's own keys or tokens for good; no row = there is none. $1 id  $2 tenant  $3 user
+update api_keys k
+set revoked_at = coalesce(k.revoked_at, now())
+where k.id = $1 and k.tenant_id = $2 and k.user_id = $3 and k.token_type <> 'session'
+returning k.id;
+
+-- name: purge_credentials :one engine
+-- Forgets personal tokens and sessions that were revoked, or expired, long enough ago. Keys stay: an
+-- operator lists them. $1 kept for s  $2 most   -- scope: system
+with gone as (
+    delete from api_keys k
+    where k.id in (
+        select o.id
+        from api_keys o
+        where o.token_type <> 'api_key'
+            and least(o.revoked_at, o.expires_at) < now() - make_interval(secs => $1)
+        order by least(o.revoked_at, o.expires_at)
+        limit $2
+        for update skip locked
+    )
+    returning 1
+)
+select count(*) as purged from gone;

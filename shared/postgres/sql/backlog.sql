@@ -1,7 +1,7 @@
 -- name: read_backlog :many engine
 -- How many turns wait: of all, then of each tenant and each key with at least so many. The first
 -- row has no tenant, but the newest accept_seq that waits, how many tenants wait, for how many keys
--- a worker is all that is missing (none of their turns runs), and how long Postgres took for this.
+-- a worker is all that is missing (none of their turns holds a slot), and how long Postgres took for this.
 -- $1 least of a tenant  $2 least of a key   -- scope: system
 with keys as materialized (
     select t.tenant_id, t.concurrency_key, count(*) as waiting, max(t.accept_seq) as newest
@@ -24,7 +24,7 @@ select
             select
             from turns r
             where r.tenant_id = k.tenant_id and r.concurrency_key = k.concurrency_key
-                and r.status in ({sources:complete})
+                and r.slot is not null
         )
     ) as claimable,
     extract(epoch from clock_timestamp() - statement_timestamp())::float8 as took_s

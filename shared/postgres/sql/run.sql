@@ -2,7 +2,8 @@
 -- Postgres decides: pending, first of its key, a free slot, in time. No row = drop the claim.
 -- $1 turns  $2 worker  $3 lease in s   -- scope: system
 -- Of one key, turns that stand next to each other at the head of its line take the lowest free
--- slots in that order; who stands behind a turn that is not claimed with it is refused.
+-- slots in that order; who stands behind a turn that is not claimed with it is refused. A slot is held
+-- by a turn that runs, and by one that is parked until its tool calls are approved.
 with wanted as materialized (
     select t.tenant_id, t.concurrency_key, t.max_running
     from turns t
@@ -35,7 +36,7 @@ line as (
                         from turns busy
                         where busy.tenant_id = a.tenant_id
                             and busy.concurrency_key = a.concurrency_key
-                            and busy.status = {target:claim}
+                            and busy.slot is not null
                         order by busy.slot
                     )
                 )
@@ -83,8 +84,16 @@ where t.id = any($1::uuid[]) and t.id = c.id and (t.status in ({sources:claim}))
 returning
     t.id, t.tenant_id, t.user_id, t.thread_id, t.attempt, t.accept_seq, t.crash_count,
     t.concurrency_key, t.max_running, t.model_id, t.settings, t.system_prompt,
+    t.agent_spec_id, t.agent_spec_version,
     t.planned_output_message_id as output_message_id,
-    (select th.system_prompt from threads th where th.id = t.thread_id) as thread_system_prompt,
+    t.input_message_id,
+    t.parked_count,
+    case when t.parked_count > 0 then t.usage end as earlier_usage,
+    (
+        select row(th.system_prompt, th.attachment_count > 0)
+        from threads th
+        where th.id = t.thread_id
+    ) as thread,
     coalesce(
         (
             select m.content
@@ -125,7 +134,7 @@ select
         from turns busy
         where busy.tenant_id = t.tenant_id
             and busy.concurrency_key = t.concurrency_key
-            and busy.status = {target:claim}
+            and busy.slot is not null
         order by busy.slot
     ) as running_ids
 from turns t
@@ -213,14 +222,15 @@ where t.id = any($2::uuid[]) and t.id = kept.id
 returning t.id, t.attempt, t.cancel_requested_at is not null as cancel_requested;
 
 -- name: validate_attempts :many engine
--- Which (turn, attempt) pairs still run, or were ended by that very attempt: whoever else ends a turn
--- raises the attempt. Asked before a lost log is opened again.
+-- Which (turn, attempt) pairs still run, or were parked or ended by that very attempt: whoever else
+-- ends a turn raises the attempt. Asked before a lost log is opened again.
 -- $1 turns  $2 attempts   -- scope: system
 select t.id
 from turns t
 join unnest($1::uuid[], $2::integer[]) as held (id, attempt)
     on t.id = held.id and t.attempt = held.attempt
-where t.id = any($1::uuid[]) and (t.status = {target:claim} or t.ended_at is not null) is true;
+where t.id = any($1::uuid[])
+    and (t.status = {target:claim} or t.status = {target:park} or t.ended_at is not null) is true;
 
 -- name: end_turns :many engine
 -- Compare-and-set of turns to a terminal status with messages and usage. No row = fenced.
@@ -250,7 +260,12 @@ ended as (
         error_message = a.error_message,
         usage = a.usage::jsonb,
         last_seq = a.last_seq,
-        output_message_id = a.output_message_id,
+        output_message_id = case
+            when a.output_message_id is null and t.parked_count > 0
+                and a.status::turn_status = {target:cancel}
+                then said_when_parked(t.thread_id, t.accept_seq)
+            else a.output_message_id
+        end,
         ended_at = now(),
         updated_at = now()
     from asked a
@@ -310,7 +325,7 @@ touched as (
     ) news
     where t.id = any($12::uuid[]) and t.id = news.thread_id
 )
-select e.id, e.started_at, e.ended_at
+select e.id, e.started_at, e.ended_at, e.output_message_id
 from ended e;
 
 -- name: hand_back_turns :many engine
@@ -362,44 +377,66 @@ limit $2;
 
 -- name: reap_turn :one engine
 -- Takes a lost turn from its worker: pending again, or terminal when cancelled or out of budget.
+-- What it had used before it was parked is kept, and billed with its end.
 -- $1 turn  $2 attempt  $3 crash budget  $4 workers gone   -- scope: system
-update turns t
-set status = case
-        when t.cancel_requested_at is not null then {target:cancel}
-        when t.crash_count + 1 >= $3 then {target:fail}
-        else {target:lose_worker}
-    end,
-    crash_count = t.crash_count + 1,
-    error_code = case
-        when t.cancel_requested_at is null and t.crash_count + 1 >= $3 then 'poison'
-    end,
-    error_message = case
-        when t.cancel_requested_at is null and t.crash_count + 1 >= $3
-            then 'The workers that ran this turn were lost ' || (t.crash_count + 1) || ' times'
-    end,
-    ended_at = case
-        when t.cancel_requested_at is not null or t.crash_count + 1 >= $3 then now()
-    end,
-    attempt = case
-        when t.cancel_requested_at is not null or t.crash_count + 1 >= $3 then t.attempt + 1
-        else t.attempt
-    end,
-    last_seq = case
-        when t.cancel_requested_at is not null or t.crash_count + 1 >= $3 then 1
-        else 0
-    end,
-    usage = case
-        when t.cancel_requested_at is not null or t.crash_count + 1 >= $3
-            then '{"inputTokens": 0, "outputTokens": 0, "cachedInputTokens": 0}'::jsonb
-    end,
-    slot = null,
-    worker_id = null,
-    lease_until = null,
-    updated_at = now()
-where t.id = $1
-    and (
-        t.attempt = $2
-        and t.status in ({sources:lose_worker})
-        and (t.lease_until < now() or t.worker_id = any($4::text[]))
-    ) is true
-returning t.*;
+with reaped as (
+    update turns t
+    set status = case
+            when t.cancel_requested_at is not null then {target:cancel}
+            when t.crash_count + 1 >= $3 then {target:fail}
+            else {target:lose_worker}
+        end,
+        crash_count = t.crash_count + 1,
+        error_code = case
+            when t.cancel_requested_at is null and t.crash_count + 1 >= $3 then 'poison'
+        end,
+        error_message = case
+            when t.cancel_requested_at is null and t.crash_count + 1 >= $3
+                then 'The workers that ran this turn were lost ' || (t.crash_count + 1) || ' times'
+        end,
+        ended_at = case
+            when t.cancel_requested_at is not null or t.crash_count + 1 >= $3 then now()
+        end,
+        attempt = case
+            when t.cancel_requested_at is not null or t.crash_count + 1 >= $3 then t.attempt + 1
+            else t.attempt
+        end,
+        last_seq = case
+            when t.cancel_requested_at is not null or t.crash_count + 1 >= $3 then 1
+            else 0
+        end,
+        usage = case
+            when t.parked_count > 0 then t.usage
+            when t.cancel_requested_at is not null or t.crash_count + 1 >= $3
+                then '{"inputTokens": 0, "outputTokens": 0, "cachedInputTokens": 0}'::jsonb
+        end,
+        output_message_id = case
+            when t.cancel_requested_at is not null and t.parked_count > 0
+                then said_when_parked(t.thread_id, t.accept_seq)
+        end,
+        slot = null,
+        worker_id = null,
+        lease_until = null,
+        updated_at = now()
+    where t.id = $1
+        and (
+            t.attempt = $2
+            and t.status in ({sources:lose_worker})
+            and (t.lease_until < now() or t.worker_id = any($4::text[]))
+        ) is true
+    returning t.*
+),
+billed as (
+    insert into usage (
+        turn_id, tenant_id, model_id, input_tokens, output_tokens, cached_input_tokens, total_cost
+    )
+    select
+        r.id, r.tenant_id, r.model_id,
+        coalesce((r.usage ->> 'inputTokens')::bigint, 0),
+        coalesce((r.usage ->> 'outputTokens')::bigint, 0),
+        coalesce((r.usage ->> 'cachedInputTokens')::bigint, 0),
+        (r.usage ->> 'totalCost')::numeric
+    from reaped r
+    where r.parked_count > 0 and r.ended_at is not null
+)
+select r.* from reaped r;

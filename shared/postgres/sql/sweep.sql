@@ -1,5 +1,6 @@
 -- name: list_waiting_turns :many engine
--- Pages through everything Redis should know, to rebuild it after a loss. $1 after seq  $2 most
+-- Pages through everything Redis should know, to rebuild it after a loss: what waits, and what holds a
+-- slot. $1 after seq  $2 most
 -- -- scope: system
 select t.id, t.tenant_id, t.concurrency_key, t.max_running, t.accept_seq, t.running
 from (
@@ -14,7 +15,7 @@ from (
     (
         select r.id, r.tenant_id, r.concurrency_key, r.max_running, r.accept_seq, true as running
         from turns r
-        where r.status = {target:claim} and (r.accept_seq > $1) is true
+        where r.slot is not null and (r.accept_seq > $1) is true
         order by r.accept_seq
         limit $2
     )
@@ -47,7 +48,7 @@ stalled as (
             from turns busy
             where busy.tenant_id = p.tenant_id
                 and busy.concurrency_key = p.concurrency_key
-                and busy.status = {target:claim}
+                and busy.slot is not null
             order by busy.slot
         ) as running_ids
     from page p
@@ -68,7 +69,7 @@ stalled as (
             from turns busy
             where busy.tenant_id = p.tenant_id
                 and busy.concurrency_key = p.concurrency_key
-                and busy.status = {target:claim}
+                and busy.slot is not null
         )
 )
 select s.*, l.looked_at, l.looked_to
@@ -99,13 +100,30 @@ where t.status in ({sources:claim})
         from turns busy
         where busy.tenant_id = t.tenant_id
             and busy.concurrency_key = t.concurrency_key
-            and busy.status = {target:claim}
+            and busy.slot is not null
     )
 order by t.accept_seq
 limit $1;
 
 -- name: expire_turns :many engine
 -- Ends turns that never started within their queue time. $1 most   -- scope: system
+-- What a regenerating turn had hidden comes back (`settle_replacement`), which writes to its thread:
+-- those are locked before, by id, as accepts do.
+with due as materialized (
+    select d.id, d.thread_id, d.replaced_turn_id
+    from turns d
+    where d.status in ({sources:expire}) and d.expires_at <= now() and d.started_at is null
+    order by d.expires_at
+    limit $1
+    for update skip locked
+),
+held as materialized (
+    select th.id
+    from threads th
+    where th.id = any(array(select due.thread_id from due where due.replaced_turn_id is not null))
+    order by th.id
+    for no key update
+)
 update turns t
 set status = {target:expire},
     attempt = t.attempt + 1,
@@ -114,15 +132,8 @@ set status = {target:expire},
     error_message = 'The turn was not started within its queue time',
     ended_at = now(),
     updated_at = now()
-from (
-    select d.id
-    from turns d
-    where d.status in ({sources:expire}) and d.expires_at <= now() and d.started_at is null
-    order by d.expires_at
-    limit $1
-    for update skip locked
-) due
-where t.id = due.id
+from due
+where t.id = due.id and (select count(*) from held) >= 0
 returning t.*;
 
 -- name: purge_idempotency_keys :one engine

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Final
 
-from tests.chaos.history import Accept, Cancel, Connect, Get, Refusal, Scan
+from tests.chaos.history import Accept, Cancel, Connect, Decide, Get, Refusal, Scan
 from tests.chaos.invariants.facts import (
     NEVER,
     RUNNING,
@@ -25,7 +25,9 @@ Key = tuple[str, str, str]
 
 
 def check_no_loss(facts: Facts, rules: Rules, verdict: Verdict) -> None:
-    """I1: an accepted turn has exactly one row at the end, and it is terminal."""
+    """I1: an accepted turn has exactly one row at the end, and it is terminal; a decision that was
+    answered is kept.
+    """
     if not facts.of(Scan):
         return  # nobody looked
     for turn, accept in facts.accepted.items():
@@ -35,6 +37,15 @@ def check_no_loss(facts: Facts, rules: Rules, verdict: Verdict) -> None:
             verdict.violate(accept.at, turn, f"accepted, and has {len(rows)} rows at the end")
         elif rows[0].status not in TERMINAL_STATUSES:
             verdict.violate(rows[0].at, turn, f"accepted, and still {rows[0].status} at the end")
+    for decide in facts.of(Decide):
+        row = facts.final.get(decide.turn)
+        if decide.outcome != "ok" or row is None:
+            continue
+        verdict.checked += 1
+        lost = set(decide.decisions.split()) - set(row.decisions.split())
+        if lost:
+            text = f"decided, and not so at the end: {' '.join(sorted(lost))}"
+            verdict.violate(decide.at, decide.turn, text)
 
 
 def check_order(facts: Facts, rules: Rules, verdict: Verdict) -> None:

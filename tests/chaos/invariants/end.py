@@ -105,7 +105,7 @@ def check_effects(facts: Facts, rules: Rules, verdict: Verdict) -> None:
             verdict.violate(row.at, turn, f"{row.status}, and has {count} usage rows")
         if row.questions != 1:
             verdict.violate(row.at, turn, f"has {row.questions} messages of its user")
-        if row.answer_commits > 1:
+        if row.answer_commits > 1 + row.parked_count:
             verdict.violate(row.at, turn, f"was answered in {row.answer_commits} commits")
     ids: dict[tuple[str, str], str] = {}
     sent: list[Delivery | DeadLetter] = [*facts.of(Delivery), *facts.of(DeadLetter)]

@@ -31,6 +31,7 @@ NS: Final = 1_000_000_000
 NEVER: Final = 1 << 62
 TERMINAL_STATUSES: Final = frozenset(str(status) for status in TERMINAL)
 RUNNING: Final = str(TurnStatus.RUNNING)
+PARKED: Final = str(TurnStatus.AWAITING_APPROVAL)
 PENDING: Final = str(TurnStatus.PENDING)
 COMPLETED: Final = str(TurnStatus.COMPLETED)
 FAILED: Final = str(TurnStatus.FAILED)

@@ -21,6 +21,7 @@ from tests.chaos.invariants.facts import (
     COMPLETED,
     NEVER,
     NS,
+    PARKED,
     PENDING,
     RUNNING,
     TERMINAL_STATUSES,
@@ -110,12 +111,12 @@ def _workers_of_sessions(facts: Facts) -> dict[str, str]:
 def _wrong_end(change: Transition, writer: str | None) -> str:
     if change.attempt < change.old_attempt:
         return f"attempt fell from {change.old_attempt} to {change.attempt}"
-    if change.new != COMPLETED:
+    if change.new not in (COMPLETED, PARKED):
         return ""  # a reaper or a cancel may end or return a turn of any worker
     if change.attempt != change.old_attempt:
-        return f"completed as attempt {change.attempt}, was {change.old_attempt}"
+        return f"{change.new} as attempt {change.attempt}, was {change.old_attempt}"
     if writer is not None and writer != change.old_worker:
-        return f"completed by {writer} while it was {change.old_worker}'s"
+        return f"{change.new} by {writer} while it was {change.old_worker}'s"
     return ""
 
 
@@ -148,10 +149,14 @@ def check_log(facts: Facts, rules: Rules, verdict: Verdict) -> None:
 
 
 def check_limits(facts: Facts, rules: Rules, verdict: Verdict) -> None:
-    """I6: never more running turns of a key than its limit, and each in a slot of its own."""
+    """I6: never more running turns of a key than its limit, and each in a slot of its own, which
+    a parked turn keeps.
+    """
     running: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for change in facts.ordered_transitions:
         of_key = running[change.tenant, change.concurrency_key]
+        if change.new == PARKED:
+            continue
         if change.new != RUNNING:
             of_key.pop(change.turn, None)
             continue

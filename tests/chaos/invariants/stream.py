@@ -29,6 +29,8 @@ DELTA: Final = "message.delta"
 SNAPSHOT: Final = "turn.snapshot"
 COMMENT: Final = "comment"
 RECONNECT: Final = "stream.reconnect"
+ASKED: Final = "turn.awaiting_approval"
+_TOOLS: Final = frozenset({"tool.call", "tool.result"})
 _WITHOUT_PLACE: Final = frozenset({"turn.queued", RECONNECT, COMMENT, ""})
 _TOLD_FROM_POSTGRES: Final = frozenset({DELTA, "reasoning.delta"})
 
@@ -104,6 +106,8 @@ class _Place:
             return self._judge_end(frame)
         if frame.type == SNAPSHOT:
             return self._judge_snapshot(frame)
+        if frame.type == ASKED and self.seq == 0 and frame.attempt == self.attempt > 0:
+            return ""  # behind a replay
         if frame.seq == 0:
             return self._judge_replay(frame)
         if frame.attempt > self.attempt:
@@ -133,6 +137,9 @@ class _Place:
         return ""
 
     def _judge_replay(self, frame: Frame) -> str:
+        if frame.type in _TOOLS and (frame.attempt, self.seq) == (self.attempt, 0):
+            self._told.clear()  # what a parked turn had said between its calls comes apart
+            return ""
         if frame.type not in _TOLD_FROM_POSTGRES:
             return "has no place"
         if not self._is_retold or (frame.attempt, self.seq) != (self.attempt, 0):

@@ -2,4 +2,5 @@
 
 import json
 
-print(json.dumps({"tenantId": "tenant-1", "userId": "user-1"}))
+told = {"tenantId": "tenant-1", "userId": "user-1"}
+print(json.dumps({**told, "email": "dev@localhost", "organization": "development"}))

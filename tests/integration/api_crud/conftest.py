@@ -11,13 +11,18 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from api import health
-from api.chat import messages, threads
+from api.admission import Admission
+from api.agents import specs
+from api.chat import feedback, messages, threads
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
+from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.state import ApiState
 from shared.metrics import Metrics
+from shared.service.agent_specs import AgentSpecService, agent_catalogue
 from shared.service.api_keys import ApiKeys, create_api_key, create_tenant, create_user
+from shared.service.feedback import FeedbackService
 from shared.service.threads import ThreadService
 from tests.fixtures.system import Api
 
@@ -46,7 +51,14 @@ AddClient = Callable[..., Awaitable[Client]]
 def app(api: Api) -> Starlette:
     app = Starlette(
         routes=[
-            *routes_from([*threads.OPERATIONS, *messages.OPERATIONS]),
+            *routes_from(
+                [
+                    *threads.OPERATIONS,
+                    *messages.OPERATIONS,
+                    *feedback.OPERATIONS,
+                    *specs.OPERATIONS,
+                ]
+            ),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
         ],
@@ -58,7 +70,10 @@ def app(api: Api) -> Starlette:
     state.redis = api.connection
     state.turns = api.turns
     state.threads = ThreadService(api.database, api.cancels)
+    state.feedback = FeedbackService(api.database)
+    state.agent_specs = AgentSpecService(api.database, agent_catalogue(api.settings))
     state.api_keys = ApiKeys(api.database, PEPPER)
+    state.admission = Admission(api.settings, Metrics(), Pressure(lambda: 0.0, Metrics()))
     app.state = state  # type: ignore[assignment]  # as `api.app.Application` has it
     return app
 

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
 from shared.service.api_keys import ApiKeys
+from shared.service.passwords import is_right
 from shared.service.seed import SeedSettings, seed
 
 PEPPER = "a pepper for tests"
@@ -96,7 +97,23 @@ async def test_the_command(database_url: str) -> None:
         TURNKEEP_DEV_API_KEY="first-secret",
     )
     assert (code, errors) == (0, "")
-    assert set(json.loads(output)) == {"tenantId", "userId"}
+    assert set(json.loads(output)) == {"tenantId", "userId", "email", "organization"}
+
+
+async def test_a_password_is_set_once(database_url: str, admin: Any) -> None:
+    """Setting it again would end the sessions of the last start."""
+    stored = "select password_hash from users"
+    first, second = (
+        wanted(database_url, "first-secret").model_copy(update={"dev_password": SecretStr(text)})
+        for text in ("password one", "password two")
+    )
+    hashes = []
+    for settings in (first, first, second):
+        await seed(settings)
+        hashes.append(await admin.fetchval(stored))
+    await seed(wanted(database_url, "first-secret"))
+    assert hashes[0] == hashes[1] != hashes[2] == await admin.fetchval(stored)
+    assert is_right(hashes[2], "password two")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -257,16 +258,28 @@ async def test_a_cursor_shows_only_ones_own(client: Client, add_client: AddClien
     assert answer.json() == {"items": [], "nextCursor": None}
 
 
-async def test_the_list_uses_its_index(client: Client, admin: Any) -> None:
+@pytest.mark.parametrize("role", ["none", "turnkeep_tenant"])
+async def test_the_list_uses_its_index(client: Client, admin: Any, role: str) -> None:
+    """A page of 10,000 threads is read in the order of the index, also under the policies."""
     await admin.execute(
-        "insert into threads (id, tenant_id, user_id)"
-        " select gen_random_uuid(), $1, $2 from generate_series(1, 5000)",
+        "insert into threads (id, tenant_id, user_id, last_message_at)"
+        " select gen_random_uuid(), $1, $2, case when n % 2 = 0 then now() - n * interval '1 s' end"
+        " from generate_series(1, 10000) n",
         client.tenant_id,
         client.user_id,
     )
     await admin.execute("analyze threads")
     await admin.execute("set plan_cache_mode = force_generic_plan")
+    for name, value in (("app.tenant", client.tenant_id), ("app.user", client.user_id)):
+        await admin.execute("select set_config($1, $2, false)", name, str(value))
+    await admin.execute(f"set role {role}")
     statement = await admin.prepare(sql("list_threads", "tenant"))
-    plan = str(await statement.explain(client.tenant_id, client.user_id, None, None, 21))
-    assert "threads_by_activity" in plan
-    assert "'Sort'" not in plan
+    last = (datetime.now(UTC) - timedelta(minutes=30), UUID(int=2**128 - 1))
+    for place in ((None, None), last):
+        arguments = (client.tenant_id, client.user_id, *place, 21)
+        plan = str(await statement.explain(*arguments, analyze=True))
+        assert "threads_by_activity" in plan
+        assert "'Sort'" not in plan
+        assert "'Actual Rows': 21" in plan
+        assert set(re.findall(r"Rows Removed by \w+(?: \w+)?': ([\d.]+)", plan)) <= {"0", "0.0"}
+    await admin.execute("reset role")

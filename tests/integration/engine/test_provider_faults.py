@@ -266,11 +266,11 @@ MALFORMED = {
     "error event at once": Failure(
         B("error_event", at=0, value="rate_limit_exceeded"), "rate_limited", calls=2
     ),
-    "unknown tool": Failure(B("tool", value="{}"), "model_error"),
-    "tool's arguments broken": Failure(B("tool"), "model_error"),
-    "tool's arguments huge": Failure(B("tool", value=TOOL % LARGE), "model_error"),
-    "tool's arguments NaN": Failure(B("tool", value=TOOL % "NaN"), "model_error"),
-    "tool's arguments deep": Failure(B("tool", value='{"a":' * 5000), "model_error"),
+    "unknown tool": Failure(B("tool", value="{}"), "model_error", calls=2),  # it is told once
+    "tool's arguments broken": Failure(B("tool"), "model_error", calls=2),
+    "tool's arguments huge": Failure(B("tool", value=TOOL % LARGE), "model_error", calls=2),
+    "tool's arguments NaN": Failure(B("tool", value=TOOL % "NaN"), "model_error", calls=2),
+    "tool's arguments deep": Failure(B("tool", value='{"a":' * 5000), "model_error", calls=2),
 }
 TOO_MUCH = {
     "one endless event": Failure(B("endless_line"), "output_limit", kept=2, how="client_closed"),

@@ -84,6 +84,7 @@ def accept_arguments(new: NewTurn, queue_ttl_s: float) -> tuple[Any, ...]:
         new.planned_output_message_id, new.text, new.raw_message, new.model_id, new.settings,
         new.system_prompt, new.concurrency_key, new.idempotency_scope, new.idempotency_key,
         new.fingerprint, new.client_chose_key, queue_ttl_s, preview(new.text), title(new.text),
+        new.names_model,
     )  # fmt: skip
 
 

@@ -21,9 +21,33 @@ from shared.postgres.queries import load_queries
 from shared.turn.model import Principal
 
 QUERIES = load_queries()
-CLAIM = {"turns_pkey", "turns_line", "turns_running_slot"}
+CLAIM = {"turns_pkey", "turns_line", "turns_slot"}
+AUTOMATION = {"automations_pkey", "automation_versions_pkey", "automation_runs_by_automation"}
+RUN = {"automation_runs_pkey", "automation_run_steps_pkey"}
+FILES = {"threads_pkey", "artifacts_pkey", "stored_files_pkey"}
+ELIGIBLE = {"turns_pkey", "turns_line", "messages_actions"}
 BY_KEY = {
-    "accept_turns": {"threads_pkey", "turns_line", "concurrency_limits_pkey"},
+    "accept_turns": {
+        "threads_pkey",
+        "turns_line",
+        "concurrency_limits_pkey",
+        "agent_specs_pkey",
+        "agent_specs_default",
+    },
+    "get_agent_spec_version": {"agent_spec_versions_pkey"},
+    "get_agent_spec": {"agent_specs_pkey", "agent_spec_versions_pkey"},
+    "find_agent_spec_mode": {"agent_specs_pkey"},
+    "find_agent_slugs": {"agent_specs_by_slug"},
+    "find_default_agent": {"agent_specs_default"},
+    "find_mcp_servers": {"mcp_servers_pkey"},
+    "find_mcp_server_names": {"mcp_servers_pkey"},
+    "list_agent_specs": {"agent_specs_by_slug", "agent_spec_versions_pkey"},
+    "count_agent_specs": {"agent_specs_by_slug"},
+    "lock_agent_spec": {"agent_specs_pkey"},
+    "delete_agent_spec": {"agent_specs_pkey"},
+    "set_default_agent": {"agent_specs_pkey"},
+    "clear_default_agent": {"agent_specs_default"},
+    "add_agent_spec_version": {"agent_specs_pkey"},
     "claim_turns": CLAIM | {"threads_pkey", "messages_pkey", "messages_by_turn"},
     "explain_refused_claims": CLAIM,
     "list_histories": {"messages_by_turn"},
@@ -35,29 +59,126 @@ BY_KEY = {
     "get_turn": {"turns_pkey", "threads_pkey"},
     "get_turn_versions": {"turns_pkey", "threads_pkey"},
     "get_turn_of_tenant": {"turns_pkey"},
-    "list_ended_turns": {"turns_pkey"},
-    "request_cancel": {"turns_pkey"},
+    "list_silent_turns": {"turns_pkey"},
+    "request_cancel": {"turns_pkey", "messages_by_turn"},
+    "park_turn": {"turns_pkey", "threads_pkey"},
+    "record_outcome": {"turns_pkey", "turn_approvals_pkey"},
+    "lock_turn": {"turns_pkey", "threads_pkey"},
+    "list_approvals": {"turn_approvals_pkey"},
+    "find_turn_of_calls": {"turns_by_thread", "threads_pkey", "turn_approvals_pkey"},
+    "decide_approvals": {"turn_approvals_pkey"},
+    "resume_turn": {"turns_pkey"},
     "force_cancel": {"turns_pkey", "threads_pkey"},
-    "get_thread": {"threads_pkey", "turns_pkey"},
-    "update_thread": {"threads_pkey", "turns_pkey"},
+    "get_thread": {"threads_pkey"} | ELIGIBLE,
+    "update_thread": {"threads_pkey"} | ELIGIBLE,
     "delete_thread": {"threads_pkey"},
     "find_active_turn_of_key": {"turns_line"},
     "find_idempotent_turn": {"idempotency_keys_pkey"},
     "count_turns_ahead": {"turns_line"},
     "lock_thread": {"threads_pkey"},
-    "list_threads": {"threads_by_activity", "turns_pkey"},
+    "list_threads": {"threads_by_activity"} | ELIGIBLE,
     "list_messages": {"messages_by_thread"},
     "list_messages_backwards": {"messages_by_thread"},
     "list_turns": {"turns_by_user", "turns_by_thread", "threads_pkey"},
     "find_active_turn_of_thread": {"turns_by_thread", "threads_pkey"},
-    "list_output_messages": {"turns_pkey", "messages_by_turn"},
-    "replace_partial_text": {"turns_pkey", "messages_pkey", "threads_pkey"},
-    "add_partial_text": {"turns_pkey", "threads_pkey"},
-    "is_api_key_valid": {"api_keys_pkey"},
+    "list_output_messages": {"turns_pkey", "messages_by_turn", "messages_pkey"},
+    "replace_partial_text": {
+        "turns_pkey",
+        "messages_pkey",
+        "threads_pkey",
+        "messages_by_turn",
+        "messages_by_thread",
+    },
+    "find_silent_cancel": {"threads_pkey", "turns_pkey"},
+    "find_newest_message": {"messages_by_turn"},
+    "find_exchange": {"turns_pkey", "messages_pkey"},
+    "accept_regenerated_turn": {
+        "turns_pkey",
+        "threads_pkey",
+        "messages_pkey",
+        "messages_by_turn",
+        "turns_line",
+        "concurrency_limits_pkey",
+        "agent_specs_pkey",
+        "agent_specs_default",
+    },
+    "find_feedback_target": {"threads_pkey", "messages_pkey", "turns_pkey"},
+    "list_feedback": {"feedback_by_user", "threads_pkey"},
+    "list_thread_ids": {"threads_by_activity"},
+    "lock_threads": {"threads_pkey"},
+    "delete_threads": {"threads_pkey"},
+    "find_active_turns_of_user": {"turns_line", "threads_pkey"},
+    "add_partial_text": {"turns_pkey", "turns_by_thread", "threads_pkey"},
+    "find_api_key": {"api_keys_key_hash_key", "api_keys_pkey", "users_pkey", "tenants_pkey"},
+    "find_subject": {"tenants_slug", "tenants_pkey", "users_by_subject"},
+    "list_valid_credentials": {
+        "api_keys_pkey",
+        "users_pkey",
+        "users_by_subject_id",
+        "tenants_pkey",
+    },
+    "get_me": {"users_pkey", "tenants_pkey", "api_keys_pkey"},
+    "list_access_tokens": {"api_keys_by_user", "api_keys_pkey"},
+    "find_stored_file": {"stored_files_pkey"},
+    "get_artifact": {"artifacts_pkey", "stored_files_pkey"},
+    "list_artifacts": {
+        "artifacts_pkey",
+        "artifacts_by_time",
+        "artifacts_by_kind",
+        "artifacts_by_action_run",
+        "stored_files_pkey",
+    },
+    "count_artifacts": {"artifact_counts_pkey", "artifacts_by_action_run", "artifacts_private"},
+    "lock_artifact": {"artifacts_pkey"},
+    "delete_artifact": {"artifacts_pkey"},
+    "detach_artifact": {"attachments_by_artifact", "threads_pkey"},
+    "find_message_of_thread": {"messages_pkey"},
+    "get_attachment": FILES | {"attachments_pkey"},
+    "list_attachments": FILES | {"attachments_by_thread", "attachments_once"},
+    "find_awaited_text": FILES | {"attachments_by_thread", "attachments_once"},
+    "find_living_attachments": {"attachments_pkey"},
+    "list_attached_names": FILES | {"attachments_by_thread", "attachments_once"},
+    "read_attached_text": FILES | {"attachments_pkey"},
+    "list_attached_texts": FILES | {"attachments_by_thread", "attachments_once"},
+    "delete_attachment": {"attachments_pkey", "threads_pkey"},
+    "list_actions": {
+        "messages_actions",
+        "messages_by_turn",
+        "turns_pkey",
+        "turn_approvals_pkey",
+    },
+    "get_automation": AUTOMATION,
+    "list_automations": AUTOMATION | {"automations_by_time"},
+    "lock_automation": AUTOMATION,
+    "get_automation_version": {"automation_versions_pkey"},
+    "update_automation": {"automations_pkey"},
+    "delete_automation": {"automations_pkey"},
+    "count_open_runs": {"automation_runs_open"},
+    "list_open_runs": {"automation_runs_open"},
+    "get_automation_run": {"automation_runs_pkey", "automations_pkey"},
+    "list_automation_runs": {"automation_runs_by_time", "automations_pkey"},
+    "list_run_steps": {"automation_run_steps_pkey"},
+    "lock_automation_run": {"automation_runs_pkey", "automations_pkey"},
+    "decide_gates": {"automation_run_steps_pkey"},
+    "resume_automation_run": {"automation_runs_pkey"},
+    "cancel_automation_run": RUN,
+    "list_claimed_steps": {"automation_run_steps_pkey"},
+    "begin_automation_step": RUN,
+    "finish_automation_step": RUN,
+    "renew_automation_run": RUN,
+    "expire_automation_gates": RUN,
+    "park_automation_run": RUN,
+    "end_automation_run": RUN,
+    "hand_back_automation_run": RUN,
+    "finish_ingestion": {"stored_files_pkey"},
+    "postpone_ingestion": {"stored_files_pkey"},
 }
 
-RARE = {"force_cancel", "replace_partial_text", "add_partial_text"}
-"""Their thread, known by one turn, is sought in a whole index while there are next to none."""
+RARE = {
+    "force_cancel", "replace_partial_text", "add_partial_text", "find_silent_cancel",
+    "find_exchange", "accept_regenerated_turn",
+}  # fmt: skip
+"""What they know by another row is sought in a whole index while there are next to none."""
 
 
 async def fill(admin: Any, principal: Principal, threads: int, turns: int) -> None:
@@ -98,12 +219,23 @@ async def tables(request: Any, admin: Any, principal: Principal) -> str:
     return state
 
 
-@pytest.mark.parametrize("name", sorted(BY_KEY))
 async def test_a_row_is_found_by_its_key_whatever_the_statistics(
-    tables: str, database_url: str, name: str
+    tables: str, database_url: str
 ) -> None:
-    if name in RARE and tables in {"known empty", "known few"}:
-        pytest.skip("rare, and planned anew when the next statistics come")
+    names = set(BY_KEY)
+    if tables in {"known empty", "known few"}:
+        names -= set(RARE)  # planned anew when the next statistics come
+    wrong: list[str] = []
+    for name in sorted(names):
+        try:
+            await check_query(database_url, name, tables)
+        except AssertionError as error:
+            wrong.append(f"{name}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+async def check_query(database_url: str, name: str, tables: str) -> None:
+    """Plans it on a connection of its own, as each role that runs it."""
     query = QUERIES[name]
     nulls = ", ".join(["null"] * len(set(re.findall(r"\$\d+", re.sub(r"--.*", "", query.sql)))))
     roles = {"tenant": ["turnkeep_tenant"], "engine": ["none", "turnkeep_engine"]}[query.role]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import pytest
 
-from shared.errors import PostgresUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
-from shared.turn.model import NewTurn
+from shared.turn.model import NewTurn, Principal
 from tests.fixtures.proxy import open_link, postgres_dsn_through, postgres_upstream
 from tests.fixtures.system import MakeTurn
 from tests.fixtures.waiting import wait_until
@@ -72,6 +75,19 @@ async def test_a_failed_transaction_leaves_nothing(
     assert await admin.fetchval("select count(*) from turns") == 0
 
 
+async def test_an_argument_that_cannot_be_sent_is_no_absence(
+    database: Database, principal: Principal
+) -> None:
+    """The driver refuses it, as Postgres would have: the next caller is served."""
+    with pytest.raises(asyncpg.DataError):
+        await database.fetch_one("revoke_api_key", "not an id")
+    with pytest.raises(asyncpg.DataError):
+        await database.for_tenant(principal).fetch_many(
+            "list_access_tokens", principal.tenant_id, principal.user_id, None, 2**70
+        )
+    await database.ping()
+
+
 async def test_more_callers_than_connections_are_refused_in_time(database_url: str) -> None:
     gate = asyncio.Event()
 
@@ -125,3 +141,56 @@ async def test_a_silent_postgres_is_given_up(
         link.cut()
         await wait_until(lambda: not database._calls, "the call is over")
         await database.close()
+
+
+# -- others in the way
+
+
+@pytest.fixture
+async def rival(database_url: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+async def test_a_tenants_transaction_that_postgres_undid_is_done_again(
+    database: Database, principal: Principal, thread: UUID, admin: Any, rival: Any
+) -> None:
+    who = (principal.tenant_id, principal.user_id)
+    tries = 0
+
+    async def work(transaction: Transaction) -> Any:
+        nonlocal tries
+        tries += 1
+        await transaction._connection.execute("set transaction isolation level repeatable read")
+        await transaction.fetch_one("get_thread", thread, *who)
+        if tries == 1:
+            await rival.execute("update threads set metadata = '{}'")
+        return await transaction.fetch_one("delete_thread", thread, *who)
+
+    assert await database.for_tenant(principal).run_in_transaction(work) is not None
+    assert tries == 2
+    assert await admin.fetchval("select deleted_at is not null from threads")
+
+
+async def test_who_is_undone_again_is_told_that_postgres_is_busy(
+    database: Database, principal: Principal, thread: UUID, rival: Any
+) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction._connection.execute("set transaction isolation level repeatable read")
+        await transaction._connection.execute("select from threads")
+        await rival.execute("update threads set metadata = '{}'")
+        await transaction._connection.execute("update threads set title = 'mine'")
+
+    for runs in (database.run_in_transaction, database.for_tenant(principal).run_in_transaction):
+        with pytest.raises(PostgresBusy, match="could not serialize"):
+            await runs(work)
+
+
+async def test_a_lock_that_is_held_too_long_is_told_as_busy(
+    database: Database, principal: Principal, thread: UUID, rival: Any
+) -> None:
+    who = (principal.tenant_id, principal.user_id)
+    await rival.execute("begin; update threads set title = 'mine'")
+    with pytest.raises(PostgresBusy, match="lock timeout"):
+        await database.for_tenant(principal).fetch_one("delete_thread", thread, *who)

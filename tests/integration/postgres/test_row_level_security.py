@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,11 +25,21 @@ from shared.turn.model import ConflictPolicy, Principal
 from tests.fixtures.system import add_principal, add_thread
 
 PROTECTED = {
-    "api_keys", "concurrency_limits", "idempotency_keys", "messages", "outbox", "tenants",
-    "threads", "turns", "usage", "users",
+    "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
+    "attachments", "automation_run_steps", "automation_runs", "automation_versions", "automations",
+    "concurrency_limits", "feedback", "idempotency_keys", "mcp_servers", "messages", "outbox",
+    "replaced_messages", "storage_use", "stored_files", "tenants", "threads", "turn_approvals",
+    "turns", "usage",
+    "users",
 }  # fmt: skip
-OPEN = {"schema_migrations": "says which files ran; the tenants' role may not even read it"}
+OPEN = {
+    "schema_migrations": "says which files ran; the tenants' role may not even read it",
+    "login_attempts": "counts before anybody is known; the same",
+}
 KEY = "crm"
+SHA256 = bytes(32)
+MIN, MAX = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+LAST_ID = UUID(int=2**128 - 1)
 TENANT_QUERIES = {name: query for name, query in load_queries().items() if query.role == "tenant"}
 
 
@@ -42,22 +53,32 @@ class Owned:
     cancelled: UUID
     silent: UUID
     message: UUID
+    parked: UUID
+    artifact: UUID
+    attachment: UUID
+    spec: UUID
+    """The default one."""
+    spare_spec: UUID
+    automation: UUID
+    run: UUID
+    """Parked, with one open gate."""
 
 
 async def add_turn(
     admin: Any, who: Principal, thread: UUID, status: str, said: UUID | None
 ) -> UUID:
     turn_id = new_id()
-    runs, over = status == "running", status == "cancelled"
+    runs, over = status == "running", status in {"cancelled", "completed"}
+    slot = {"running": 1, "awaiting_approval": 2}.get(status)
     await admin.execute(
         "insert into turns (id, tenant_id, user_id, thread_id, concurrency_key, input_message_id,"
         " planned_output_message_id, output_message_id, model_id, expires_at, status, attempt,"
-        " slot, worker_id, lease_until, cancel_requested_at, ended_at)"
+        " worker_id, lease_until, cancel_requested_at, ended_at, slot, parked_count)"
         " values ($1, $2, $3, $4, $5, $6, $7, $8, 'scripted', now() + '1 h', $9, 1,"
-        " case when $10 then 1 end, case when $10 then 'w' end, case when $10 then now() end,"
-        " now(), case when $11 then now() end)",
+        " case when $10 then 'w' end, case when $10 then now() end,"
+        " now(), case when $11 then now() end, $12, coalesce($12, 1) - 1)",
         turn_id, who.tenant_id, who.user_id, thread, KEY, new_id(), said or new_id(), said, status,
-        runs, over,
+        runs, over, slot,
     )  # fmt: skip
     return turn_id
 
@@ -70,6 +91,7 @@ async def theirs(admin: Any) -> Owned:
     running = await add_turn(admin, who, thread, "running", None)
     cancelled = await add_turn(admin, who, thread, "cancelled", message)
     silent = await add_turn(admin, who, thread, "cancelled", None)
+    parked = await add_turn(admin, who, thread, "awaiting_approval", None)
     tenant, user = who.tenant_id, who.user_id
     await admin.execute(
         "insert into messages (id, tenant_id, thread_id, turn_id, turn_seq, role, content, format)"
@@ -77,6 +99,12 @@ async def theirs(admin: Any) -> Owned:
         " from turns where id = $2",
         message, cancelled,
     )  # fmt: skip
+    await admin.execute(
+        "insert into messages (id, tenant_id, thread_id, turn_id, role, content, format)"
+        " select input_message_id, tenant_id, thread_id, id, 'user', 'secret', 'text'"
+        " from turns where id = $1",
+        cancelled,
+    )
     await admin.execute(
         "insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name)"
         " values ($1, $2, $3, 'hash', 'p', 'n')", who.key_id, tenant, user,
@@ -90,7 +118,87 @@ async def theirs(admin: Any) -> Owned:
         "insert into outbox (tenant_id, turn_id, attempt, kind, payload)"
         " values ($1, $2, 1, 'k', '{}')", tenant, running,
     )  # fmt: skip
-    return Owned(who, thread, running, cancelled, silent, message)
+    await admin.execute(
+        "insert into feedback (id, tenant_id, user_id, thread_id, message_id, rating, comment)"
+        " values ($1, $2, $3, $4, $5, 'negative', 'secret')",
+        new_id(), tenant, user, thread, message,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into replaced_messages values ($1, $2, $3)", running, message, tenant
+    )
+    await admin.execute("update threads set last_turn_id = $1 where id = $2", silent, thread)
+    await admin.execute(
+        "insert into turn_approvals"
+        " (turn_id, tenant_id, round, place, tool_call_id, tool_name, args)"
+        " values ($1, $2, 1, 1, 'call', 'pay', '{}')", parked, tenant,
+    )  # fmt: skip
+    artifact, attachment = new_id(), new_id()
+    await admin.execute(
+        "insert into stored_files (tenant_id, sha256, object_key, size_bytes, reader,"
+        " ingestion_status, ingestion_due_at) values ($1, $2, 'key', 1, 'text', 'pending', now())",
+        tenant, SHA256,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256, created_by)"
+        " values ($1, $2, 'file', 'text/plain', 1, $3, $4)", artifact, tenant, SHA256, user,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into attachments (id, tenant_id, thread_id, artifact_id) values ($1, $2, $3, $4)",
+        attachment, tenant, thread, artifact,
+    )  # fmt: skip
+    spec, spare = new_id(), new_id()
+    await admin.execute(
+        "insert into agent_specs (id, tenant_id, slug, mode, is_default)"
+        " values ($1, $3, 'sales', 'primary', true), ($2, $3, 'spare', 'primary', false)",
+        spec, spare, tenant,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into agent_spec_versions values ($1, 1, $2, 'secret', '{}', 'secret')", spec, tenant
+    )
+    await admin.execute(
+        "insert into mcp_servers (tenant_id, name, url, sealed_token, tool_prefix)"
+        " values ($1, 'crm', 'https://crm.example/', 'secret', '')", tenant,
+    )  # fmt: skip
+    await add_action(admin, who, thread)
+    automated = await add_automation(admin, who)
+    turns, files = (running, cancelled, silent), (artifact, attachment)
+    return Owned(who, thread, *turns, message, parked, *files, spec, spare, *automated)
+
+
+async def add_action(admin: Any, who: Principal, thread: UUID) -> None:
+    """A completed turn with a tool call that succeeded."""
+    turn = await add_turn(admin, who, thread, "completed", new_id())
+    part = '{"part_kind": "tool-return", "tool_call_id": "1", "outcome": "success"}'
+    await admin.execute(
+        "insert into messages"
+        " (id, tenant_id, thread_id, turn_id, turn_seq, role, content, format, raw_data)"
+        " select $1, tenant_id, thread_id, id, accept_seq, 'tool', 'secret', 'pydantic_ai',"
+        " jsonb_build_object('parts', jsonb_build_array($3::jsonb)) from turns where id = $2",
+        new_id(), turn, part,
+    )  # fmt: skip
+
+
+async def add_automation(admin: Any, who: Principal) -> tuple[UUID, UUID]:
+    """An automation, and a run of it that waits for a decision."""
+    automation, run, tenant = new_id(), new_id(), who.tenant_id
+    await admin.execute(
+        "insert into automations (id, tenant_id, name, source_type)"
+        " values ($1, $2, 'secret', 'manual')", automation, tenant,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into automation_versions values ($1, 1, $2, '{}', 2)", automation, tenant
+    )
+    await admin.execute(
+        "insert into automation_runs (id, tenant_id, automation_id, version, user_id, status)"
+        " values ($1, $2, $3, 1, $4, 'awaiting_approval')", run, tenant, automation, who.user_id,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into automation_run_steps (run_id, place, tenant_id, step_id, kind, input,"
+        " depends_on, is_deterministic, status, expires_at)"
+        " values ($1, 1, $2, 'g', 'approval_gate', '{}', '[]', true, 'awaiting_approval', now())",
+        run, tenant,
+    )  # fmt: skip
+    return automation, run
 
 
 @pytest.fixture
@@ -115,12 +223,29 @@ ASKS: dict[str, Arguments] = {
     "get_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
     "list_threads": lambda who, its: (who.tenant_id, who.user_id, None, None, 9),
     "update_thread": lambda who, its: (
-        its.thread, who.tenant_id, who.user_id, True, "stolen", False, None, False, None,
+        its.thread, who.tenant_id, who.user_id, True, "stolen", False, None, False, None, False,
+        None,
     ),
     "lock_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "lock_threads": lambda who, its: (who.tenant_id, who.user_id, [its.thread]),
+    "find_active_turns_of_user": lambda who, its: (
+        who.tenant_id, who.user_id, [its.thread], None, 2**63 - 1, 9,
+    ),
+    "delete_threads": lambda who, its: (who.tenant_id, who.user_id, [its.thread]),
+    "list_thread_ids": lambda who, its: (who.tenant_id, who.user_id, None, None, None, 9),
+    "find_newest_message": lambda who, its: (who.tenant_id, its.thread),
+    "find_exchange": lambda who, its: (who.tenant_id, its.thread, its.message),
+    "find_silent_cancel": lambda who, its: (its.thread, who.tenant_id, who.user_id, 30.0),
+    "find_mcp_server_names": lambda who, its: (who.tenant_id, ["crm"]),
+    "find_feedback_target": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, its.message, its.running,
+    ),
+    "list_feedback": lambda who, its: (
+        who.tenant_id, who.user_id, *[None] * 4, MIN, MAX, MAX, LAST_ID, 9,
+    ),
     "delete_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
-    "list_messages": lambda who, its: (who.tenant_id, its.thread, None, 9),
-    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, None, 9),
+    "list_messages": lambda who, its: (who.tenant_id, its.thread, 0, 9),
+    "list_messages_backwards": lambda who, its: (who.tenant_id, its.thread, 2**63 - 1, 9),
     "get_turn": lambda who, its: (its.running, who.tenant_id, who.user_id),
     "get_turn_of_tenant": lambda who, its: (its.running, who.tenant_id),
     "list_turns": lambda who, its: (
@@ -135,11 +260,102 @@ ASKS: dict[str, Arguments] = {
     "replace_partial_text": lambda who, its: (who.tenant_id, its.cancelled, "x", {}, "x"),
     "add_partial_text": lambda who, its: (who.tenant_id, its.silent, "x", {}, "x"),
     "list_output_messages": lambda who, its: (who.tenant_id, its.cancelled),
-    "is_api_key_valid": lambda who, its: (its.owner.key_id, who.tenant_id),
+    "get_me": lambda who, its: (who.tenant_id, its.owner.user_id, its.owner.key_id),
+    "is_admin": lambda who, its: (who.tenant_id, its.owner.user_id),
+    "update_user": lambda who, its: (
+        who.tenant_id, its.owner.user_id, True, "stolen", False, None, False, None,
+    ),
+    "list_access_tokens": lambda who, its: (who.tenant_id, who.user_id, None, 9),
+    "revoke_access_token": lambda who, its: (its.owner.key_id, who.tenant_id, who.user_id),
+    "lock_turn": lambda who, its: (its.parked, who.tenant_id, who.user_id),
+    "list_approvals": lambda who, its: (who.tenant_id, its.parked),
+    "find_turn_of_calls": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, ["call"],
+    ),
+    "decide_approvals": lambda who, its: (
+        who.tenant_id, its.parked, 1, who.user_id, ["call"], [True], [None],
+    ),
+    "resume_turn": lambda who, its: (its.parked, who.tenant_id),
     "find_active_turn_of_key": lambda who, its: (who.tenant_id, KEY),
     "find_idempotent_turn": lambda who, its: (who.tenant_id, "scope", "key"),
+    "find_stored_file": lambda who, its: (who.tenant_id, SHA256),
+    "get_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "count_artifacts": lambda who, its: (who.tenant_id, None, None, who.user_id),
+    "lock_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "delete_artifact": lambda who, its: (its.artifact, who.tenant_id, its.owner.user_id),
+    "list_artifacts": lambda who, its: (who.tenant_id, None, None, 0, 9, 9, who.user_id),
+    "find_message_of_thread": lambda who, its: (its.message, who.tenant_id, its.thread),
+    "find_attachment": lambda who, its: (who.tenant_id, its.thread, its.artifact, None),
+    "get_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
+    "list_attachments": lambda who, its: (who.tenant_id, who.user_id, its.thread, 0, 9),
+    "delete_attachment": lambda who, its: (its.attachment, who.tenant_id, who.user_id),
+    "find_awaited_text": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, None, 9,
+    ),
+    "find_living_attachments": lambda who, its: (who.tenant_id, its.thread, [its.attachment]),
+    "list_attached_names": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, None, None, 9,
+    ),
+    "read_attached_text": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, None, its.attachment, 0, 9,
+    ),
+    "list_attached_texts": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, its.message, 9, 9,
+    ),
+    "list_agent_specs": lambda who, its: (who.tenant_id, None, 9, 0),
+    "count_agent_specs": lambda who, its: (who.tenant_id, None),
+    "get_agent_spec": lambda who, its: (its.spec, who.tenant_id),
+    "find_agent_spec_mode": lambda who, its: (its.spec, who.tenant_id),
+    "find_agent_slugs": lambda who, its: (who.tenant_id, ["sales"]),
+    "find_default_agent": lambda who, its: (who.tenant_id,),
+    "lock_agent_spec": lambda who, its: (its.spec, who.tenant_id),
+    "add_agent_spec_version": lambda who, its: (
+        its.spec, who.tenant_id, "x", "primary", None, who.user_id, "x", {}, "x",
+    ),
+    "clear_default_agent": lambda who, its: (who.tenant_id,),
+    "delete_agent_spec": lambda who, its: (its.spare_spec, who.tenant_id, who.user_id),
+    "list_actions": lambda who, its: (who.tenant_id, its.thread, 9),
+    "get_automation": lambda who, its: (its.automation, who.tenant_id),
+    "list_automations": lambda who, its: (who.tenant_id, None, 0, 9, 9),
+    "lock_automation": lambda who, its: (its.automation, who.tenant_id),
+    "get_automation_version": lambda who, its: (its.automation, who.tenant_id, 1),
+    "update_automation": lambda who, its: (
+        its.automation, who.tenant_id, "stolen", None, "active", 1, 1, who.user_id,
+    ),
+    "delete_automation": lambda who, its: (its.automation, who.tenant_id, who.user_id),
+    "count_open_runs": lambda who, its: (who.tenant_id, 9),
+    "list_open_runs": lambda who, its: (who.tenant_id, its.automation),
+    "get_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "list_automation_runs": lambda who, its: (who.tenant_id, None, None, 0, 9),
+    "list_run_steps": lambda who, its: (its.run, who.tenant_id),
+    "lock_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "decide_gates": lambda who, its: (
+        its.run, who.tenant_id, who.user_id, ["g"], [True], [None],
+    ),
+    "resume_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "cancel_automation_run": lambda who, its: (its.run, who.tenant_id),
+    "set_default_agent": lambda who, its: (its.spec, who.tenant_id, who.user_id),
 }  # fmt: skip
-READS_NOTHING = {"lock_concurrency_key": "an advisory lock", "create_thread": "see below"}
+READS_NOTHING = {
+    "lock_concurrency_key": "an advisory lock",
+    "lock_agent_specs": "an advisory lock",
+    "create_thread": "see below",
+    "put_feedback": "see below",
+    "add_access_token": "see below",
+    "lock_storage_use": "see below",
+    "create_inline_artifact": "see below",
+    "create_file_artifact": "see below",
+    "create_attachment": "see below",
+    "add_agent_spec": "see below",
+    "create_automation": "see below",
+    "add_automation_version": "see below",
+    "create_automation_run": "see below",
+}
+COUNTS = {
+    "count_turns_ahead": "position", "count_agent_specs": "total", "count_artifacts": "total",
+    "count_open_runs": "total",
+}  # fmt: skip
+"""Statements that always return a row, and where in it the number is."""
 
 
 def without_conditions(query: Query) -> Query:
@@ -169,7 +385,7 @@ async def test_a_statement_without_its_conditions_still_keeps_to_its_tenant(
     async def undo(transaction: Transaction) -> None:
         rows = await transaction.fetch_many(name, *args)
         assert rows, "without the second lock the stranger sees it"
-        assert name != "count_turns_ahead" or rows[0]["position"]
+        assert name not in COUNTS or rows[0][COUNTS[name]]
         raise KeyError
 
     monkeypatch.setitem(load_queries(), name, replace(query, role="engine"))
@@ -177,8 +393,7 @@ async def test_a_statement_without_its_conditions_still_keeps_to_its_tenant(
         await database.run_in_transaction(undo)
     monkeypatch.setitem(load_queries(), name, query)
     rows = await database.for_tenant(stranger).fetch_many(name, *args)
-    assert name == "count_turns_ahead" or rows == []
-    assert [row["position"] for row in rows if name == "count_turns_ahead"] in ([], [0])
+    assert [row for row in rows if name not in COUNTS or row[COUNTS[name]]] == []
     assert await snapshot(admin) == before
 
 
@@ -189,10 +404,10 @@ async def test_a_statement_under_the_wrong_tenant_finds_nothing(
     args = ASKS[name](theirs.owner, theirs)
     before = await snapshot(admin)
     rows = await database.for_tenant(stranger).fetch_many(name, *args)
-    assert [row for row in rows if name != "count_turns_ahead" or row["position"]] == []
+    assert [row for row in rows if name not in COUNTS or row[COUNTS[name]]] == []
     assert await snapshot(admin) == before
     (row, *_) = await database.for_tenant(theirs.owner).fetch_many(name, *args)
-    assert name != "count_turns_ahead" or row["position"], "its owner may"
+    assert name not in COUNTS or row[COUNTS[name]], "its owner may"
 
 
 async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
@@ -201,7 +416,11 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
     colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
     for name in (
         "get_thread", "list_threads", "update_thread", "delete_thread", "get_turn", "list_turns",
-        "find_active_turn_of_thread",
+        "find_active_turn_of_thread", "get_attachment", "list_attachments", "delete_attachment",
+        "list_attached_texts", "list_attached_names", "read_attached_text", "find_awaited_text",
+        "lock_turn", "find_turn_of_calls", "list_feedback",
+        "find_silent_cancel", "find_feedback_target", "lock_threads", "delete_threads",
+        "list_thread_ids", "find_active_turns_of_user",
     ):  # fmt: skip
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
@@ -218,10 +437,125 @@ async def test_nobody_makes_a_thread_for_another(
     for owner in (theirs.owner, other_user, unknown_user):
         with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
             await database.for_tenant(stranger).fetch_one(
-                "create_thread", new_id(), owner.tenant_id, owner.user_id, None, None, {}
+                "create_thread", new_id(), owner.tenant_id, owner.user_id, None, None, {}, None
             )
         errors.add((str(refused.value), refused.value.detail))
     assert len(errors) == 1, "who exists elsewhere and who does not are told the same"
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_makes_a_token_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for who in (stranger, colleague):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await database.for_tenant(who).fetch_one(
+                "add_access_token", new_id(), theirs.owner.tenant_id, theirs.owner.user_id, b"h",
+                "p", "n", 1, 100, None,
+            )  # fmt: skip
+    assert await snapshot(admin) == before
+
+
+async def test_a_colleague_sees_neither_the_user_nor_their_keys(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    before = await snapshot(admin)
+    for name in ("get_me", "is_admin", "update_user", "list_access_tokens", "revoke_access_token"):
+        monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
+        args = ASKS[name](colleague, theirs)
+        assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
+    assert await snapshot(admin) == before
+
+
+async def test_a_colleague_does_not_see_a_private_artifact(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor with statements that forgot to ask who made it."""
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for name in ("get_artifact", "list_artifacts"):
+        query = TENANT_QUERIES[name]
+        forgot = re.sub(r"\(not (\w+)\.is_private or \w+\.created_by = (\$\d+)\)",
+                        r"(\2::uuid is not null)", query.sql)  # fmt: skip
+        assert forgot != query.sql
+        monkeypatch.setitem(load_queries(), name, replace(query, sql=forgot))
+    for is_private in (False, True):
+        await admin.execute(
+            "update artifacts set is_private = $1, created_by = $2 where id = $3",
+            is_private, theirs.owner.user_id, theirs.artifact,
+        )  # fmt: skip
+        for name in ("get_artifact", "list_artifacts"):
+            for who, seen in ((theirs.owner, 1), (colleague, 0 if is_private else 1)):
+                rows = await database.for_tenant(who).fetch_many(name, *ASKS[name](who, theirs))
+                assert len(rows) == seen, (name, is_private)
+
+
+async def test_nobody_makes_files_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
+    for name, args in {
+        "lock_storage_use": (tenant,),
+        "create_inline_artifact": (new_id(), tenant, None, "text", None, "t", 1, "x", user),
+        "create_file_artifact": (
+            new_id(), tenant, None, None, "t", 1, SHA256, "other key", None, user,
+        ),
+        "create_attachment": (new_id(), tenant, theirs.thread, theirs.artifact, None, user),
+    }.items():  # fmt: skip
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(stranger).fetch_one(name, *args)
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_makes_an_agent_spec_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    for tenant_id in (theirs.owner.tenant_id, new_id()):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(stranger).fetch_one(
+                "add_agent_spec", new_id(), tenant_id, "s", "primary", None, False, None, "", {}, ""
+            )
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_makes_automations_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    tenant, user = theirs.owner.tenant_id, theirs.owner.user_id
+    attempts: dict[str, tuple[Any, ...]] = {
+        "create_automation": (
+            new_id(), tenant, "n", None, "manual", None, None, user, {"steps": []}, 2,
+        ),
+        "add_automation_version": (theirs.automation, tenant, 2, {}, 2, user),
+        "create_automation_run": (new_id(), tenant, theirs.automation, 1, user, []),
+    }  # fmt: skip
+    for name, args in attempts.items():
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(stranger).fetch_one(name, *args)
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_gives_feedback_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before = await snapshot(admin)
+    owner = theirs.owner
+    colleague = replace(owner, user_id=new_id())
+    for who, tenant_id, user_id in [
+        (stranger, owner.tenant_id, owner.user_id),
+        (stranger, stranger.tenant_id, owner.user_id),
+        (colleague, owner.tenant_id, owner.user_id),
+    ]:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.for_tenant(who).fetch_one(
+                "put_feedback", new_id(), tenant_id, user_id, theirs.thread, None, theirs.message,
+                "positive", None,
+            )  # fmt: skip
     assert await snapshot(admin) == before
 
 
@@ -230,7 +564,14 @@ async def test_a_broken_constraint_names_no_foreign_value(
 ) -> None:
     with pytest.raises(asyncpg.UniqueViolationError) as broken:
         await database.for_tenant(stranger).fetch_one(
-            "create_thread", theirs.thread, stranger.tenant_id, stranger.user_id, None, None, {}
+            "create_thread",
+            theirs.thread,
+            stranger.tenant_id,
+            stranger.user_id,
+            None,
+            None,
+            {},
+            None,
         )
     assert broken.value.detail is None
     assert str(theirs.thread) not in str(broken.value)
@@ -258,11 +599,16 @@ def whose(who: Principal) -> str:
 
 
 async def refuses_inserts(connection: Any, table: str, row: str) -> None:
+    columns = await connection.fetchval(
+        "select string_agg(quote_ident(attname), ', ') from pg_attribute"
+        " where attrelid = $1::regclass and attnum > 0 and attgenerated = '' and not attisdropped",
+        table,
+    )
     await connection.execute("savepoint here")
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
         await connection.execute(
-            f"insert into {table} overriding system value"  # noqa: S608
-            f" select * from json_populate_record(null::{table}, $1)", row
+            f"insert into {table} ({columns}) overriding system value"  # noqa: S608
+            f" select {columns} from json_populate_record(null::{table}, $1)", row
         )  # fmt: skip
     await connection.execute("rollback to here")
 
@@ -352,6 +698,10 @@ async def test_the_role_can_do_little(admin: Any, database_url: str) -> None:
             "select key_hash from api_keys",
             "insert into api_keys default values",
             "select * from users",
+            "select password_hash from users",
+            "update users set disabled_at = null",
+            "update api_keys set expires_at = null",
+            "select * from login_attempts",
             "select * from schema_migrations",
             "update turns set user_id = user_id",
         ):
@@ -429,7 +779,7 @@ async def test_a_transaction_that_breaks_leaves_nothing(
     async def work(transaction: Transaction) -> None:
         await transaction.fetch_one(
             "update_thread", theirs.thread, who.tenant_id, who.user_id, True, "half done",
-            False, None, False, None,
+            False, None, False, None, False, None,
         )  # fmt: skip
         reached.set()
         match how:
@@ -437,7 +787,7 @@ async def test_a_transaction_that_breaks_leaves_nothing(
                 raise KeyError
             case "refused":
                 await transaction.fetch_one(
-                    "create_thread", theirs.thread, who.tenant_id, who.user_id, None, None, {}
+                    "create_thread", theirs.thread, who.tenant_id, who.user_id, None, None, {}, None
                 )
             case "cancelled":
                 await transaction._connection.execute("select pg_sleep(10)")
@@ -503,12 +853,13 @@ async def test_a_thousand_calls_of_many_tenants_never_meet(
                 assert rows[0] is not None
             case 1:
                 with pytest.raises(asyncpg.UniqueViolationError):
-                    await mine.fetch_one("create_thread", thread, *who, None, None, {})
+                    await mine.fetch_one("create_thread", thread, *who, None, None, {}, None)
                 return
             case 2:
                 rows = [await mine.run_in_transaction(
                     lambda t: t.fetch_one(
-                        "update_thread", thread, *who, True, str(owner), False, None, False, None
+                        "update_thread", thread, *who, True, str(owner),
+                        False, None, False, None, False, None,
                     )
                 )]  # fmt: skip
             case _:

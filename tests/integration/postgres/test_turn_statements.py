@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from shared.errors import PostgresBusy
 from shared.ids import new_id
 from shared.postgres.batches import columns
 from shared.postgres.pool import Database
@@ -172,7 +173,7 @@ async def test_rival_claimers_never_pass_the_limit_nor_the_order(
             batch = sorted(chance.sample(wanted, min(len(wanted), 6)))
             try:
                 rows = await desk.database.fetch_many("claim_turns", batch, name, 60.0)
-            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+            except (asyncpg.UniqueViolationError, PostgresBusy):
                 continue
             for row in rows:
                 running.add(row["id"])
@@ -451,3 +452,66 @@ async def test_an_attempt_stays_valid_for_its_log_when_it_has_ended_the_turn_its
     await desk.request_cancel(cancelled)
     await desk.force_cancel(cancelled, 1, "cut")
     assert not await valid(cancelled), "somebody else has ended it"
+
+
+# -- approvals
+
+
+async def park(desk: Desk, new: NewTurn, attempt: int, call: str = "call") -> Any:
+    asked = [{"tool_call_id": call, "tool_name": "pay", "args": {}}]
+    return await desk.database.fetch_one(
+        "park_turn", new.id, new.principal.tenant_id, attempt, {"outputTokens": 2}, 3, [], None,
+        asked, 100.0, new.thread_id,
+    )  # fmt: skip
+
+
+async def test_only_the_present_attempt_parks_a_turn(desk: Desk, make_turn: MakeTurn) -> None:
+    (new,) = await accept_many(desk, make_turn, 1)
+    assert await park(desk, new, 0) is None, "it does not run"
+    await desk.claim(new.id)
+    await desk.reap(new.id, 1, ["w1"])
+    await desk.claim(new.id, "w2")
+    assert await park(desk, new, 1) is None, "a stale attempt"
+    row = await park(desk, new, 2)
+    assert (row["status"], row["attempt"], row["slot"]) == ("awaiting_approval", 2, 1)
+    assert await park(desk, new, 2, "another") is None
+    assert await desk.end(new, 2) is None, "it runs no more"
+    assert await desk.hand_back(new.id, 2, "w2") == []
+    assert await desk.reap(new.id, 2, ["w2"]) is None
+
+
+async def test_a_parked_turn_keeps_its_slot(
+    desk: Desk, make_turn: MakeTurn, admin: Any, principal: Principal
+) -> None:
+    await limit_key(admin, principal, "wide", 2)
+    turns = await accept_many(desk, make_turn, 4, key="wide")
+    await desk.claim(turns[0].id)
+    await park(desk, turns[0], 1)
+    assert (await desk.claim(turns[1].id))["attempt"] == 1
+    row = await desk.row(turns[1].id, principal.tenant_id)
+    assert row["slot"] == 2
+    assert await desk.claim(turns[2].id) is None, "both slots are held"
+    (told,) = await desk.database.fetch_many("explain_refused_claims", [turns[2].id])
+    assert told["running_ids"] == [turns[0].id, turns[1].id], "so that Redis knows"
+    assert await desk.database.fetch_many("list_claimable_heads", 10) == []
+    who = desk.database.for_tenant(principal)
+    assert await who.fetch_one("resume_turn", turns[0].id, principal.tenant_id) is not None
+    assert await desk.claim(turns[2].id) is None, "who was parked is first"
+    claimed = await desk.claim(turns[0].id)
+    assert (claimed["attempt"], claimed["parked_count"]) == (2, 1)
+    assert claimed["earlier_usage"] == {"outputTokens": 2}
+
+
+async def test_a_parked_turn_is_not_due_before_its_time(
+    desk: Desk, make_turn: MakeTurn, admin: Any
+) -> None:
+    (new,) = await accept_many(desk, make_turn, 1)
+    await desk.claim(new.id)
+    await park(desk, new, 1)
+    for query in ("deny_expired_approvals", "cancel_expired_approvals"):
+        assert await desk.database.fetch_many(query, 10, "why") == []
+    await admin.execute("update turns set expires_at = now()")
+    (row,) = await desk.database.fetch_many("deny_expired_approvals", 10, "why")
+    assert (row["id"], row["status"], row["slot"]) == (new.id, "pending", None)
+    assert await desk.database.fetch_many("deny_expired_approvals", 10, "why") == []
+    assert (await desk.claim(new.id))["attempt"] == 2, "its queue time is no matter any more"

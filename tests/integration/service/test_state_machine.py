@@ -13,7 +13,8 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 from uuid import UUID
 
 import asyncpg
@@ -29,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared.errors import IdempotencyKeyReused
+from shared.errors import ApprovalConflict, IdempotencyKeyReused
 from shared.ids import new_id
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
@@ -41,14 +42,16 @@ from shared.redis.keys import Keys
 from shared.redis.scripts import Word
 from shared.redis.subscriber import Subscriber
 from shared.redis.turn_feed import TurnFeed
+from shared.service.approvals import ApprovalService
 from shared.service.backlog import Backlog, Limits
 from shared.service.cancel import CancelService
 from shared.service.ends import TurnEnds
 from shared.service.follow import FollowHub
 from shared.service.turns import TurnService
+from shared.turn.approval import Decision
 from shared.turn.events import START, MessageDelta, Usage, encode_event, is_ended
 from shared.turn.messages import user_request
-from shared.turn.model import ConflictPolicy, NewTurn, Principal
+from shared.turn.model import ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TERMINAL, TurnStatus
 from tests.fixtures.servers import scan, with_database
 from tests.fixtures.system import add_principal, add_thread
@@ -91,6 +94,12 @@ class ModelTurn:
     crashes: int = 0
     worker: str | None = None
     wants_cancel: bool = False
+    parked: int = 0
+    """How often."""
+
+    @property
+    def holds_slot(self) -> bool:
+        return self.status in {TurnStatus.RUNNING, TurnStatus.AWAITING_APPROVAL}
 
 
 @dataclass
@@ -121,6 +130,7 @@ class Lives(RuleBasedStateMachine):
     def begin(self) -> None:
         self.turns: dict[UUID, ModelTurn] = {}
         self.accepted: dict[str, tuple[UUID, int]] = {}
+        self.decided: dict[tuple[UUID, str], bool | None] = {}
         self.attempts: list[Attempt] = []
         self.saved: dict[bytes, bytes] | None = None
         self.run(self._begin())
@@ -168,6 +178,7 @@ class Lives(RuleBasedStateMachine):
         self.sweeper = Sweeper(
             database=servers.database,
             dispatch=self.dispatch,
+            turns=self.service,
             ends=ends,
             metrics=Metrics(),
             interval_s=1.0,
@@ -271,6 +282,8 @@ class Lives(RuleBasedStateMachine):
                 and other.order < model.order
             ]
             assert not earlier, "I7: an earlier turn of the key waits"
+            holding = [t for t in self.turns.values() if t.key == model.key and t.holds_slot]
+            assert len(holding) < LIMITS[model.key], "a parked turn keeps its place"
             model.status, model.attempt, model.worker = TurnStatus.RUNNING, turn.attempt, worker
             self.attempts.append(Attempt(model, turn.attempt, worker, ready.generation))
         refused = set(ready.turn_ids) - {turn.id for turn in claimed}
@@ -364,9 +377,9 @@ class Lives(RuleBasedStateMachine):
             )
         turn.status, turn.worker = status, None
 
-    async def _flush_end(self, attempt: Attempt) -> None:
+    async def _flush_end(self, attempt: Attempt, *, final: bool = True) -> None:
         for _ in range(3):
-            reply = await self._write(attempt, final=True)
+            reply = await self._write(attempt, final=final)
             if reply.word in {Word.OK, Word.DUP}:
                 return
             assert reply.word in {Word.NOSTATE, Word.STALEGEN}
@@ -374,6 +387,86 @@ class Lives(RuleBasedStateMachine):
             attempt.generation = await self.dispatch.read_generation()
             if attempt.generation is None:
                 return
+
+    # -- approvals
+
+    @precondition(lambda self: self.attempts)
+    @rule(place=st.integers(0, 20), published=st.booleans())
+    def park(self, place: int, published: bool) -> None:
+        attempt = self.attempts.pop(place % len(self.attempts))
+        self.run(self._park(attempt, published=published))
+
+    async def _park(self, attempt: Attempt, *, published: bool) -> None:
+        turn = attempt.turn
+        row = await self.servers.database.fetch_one(
+            "park_turn", turn.id, self.principal.tenant_id, attempt.attempt, {},
+            len(attempt.payloads) + 1, [], None,
+            [{"tool_call_id": f"call-{turn.parked}", "tool_name": "pay", "args": {}}], 1000.0,
+            self.thread,
+        )  # fmt: skip
+        may_park = attempt.is_current and not turn.wants_cancel
+        assert (row is not None) == may_park, "I4: only the present attempt parks a turn"
+        if row is None:
+            if attempt.is_current:
+                self.attempts.append(attempt)
+            return
+        turn.status, turn.worker, turn.parked = TurnStatus.AWAITING_APPROVAL, None, turn.parked + 1
+        if published:
+            attempt.payloads.append(said(attempt.attempt, len(attempt.payloads) + 1))
+            await self._flush_end(attempt, final=False)
+
+    @precondition(lambda self: self.turns)
+    @rule(place=st.integers(0, 20), approved=st.booleans(), announced=st.booleans())
+    def decide(self, place: int, approved: bool, announced: bool) -> None:
+        parked = [t for t in self.turns.values() if t.parked]
+        if parked:
+            self.run(self._decide(parked[place % len(parked)], approved, announced=announced))
+
+    async def _decide(self, turn: ModelTurn, approved: bool, *, announced: bool) -> None:
+        call = f"call-{turn.parked - 1}"
+        service = ApprovalService(self.servers.database, self.service, Metrics())
+        deciding = service.decide(self.principal, turn.id, [Decision(call, approved)])
+        if not announced:  # the API process dies behind the commit
+            with patch.object(self.service, "announce_resumed"):
+                outcome = (await asyncio.gather(deciding, return_exceptions=True))[0]
+        else:
+            outcome = (await asyncio.gather(deciding, return_exceptions=True))[0]
+            await self.service.close()
+        known = self.decided.get((turn.id, call))
+        if turn.status is TurnStatus.AWAITING_APPROVAL:
+            assert isinstance(outcome, Turn)
+            self.decided[turn.id, call] = approved
+            turn.status = TurnStatus.PENDING
+        elif known is approved:
+            assert isinstance(outcome, Turn), "the same again is no news"
+        else:
+            assert isinstance(outcome, ApprovalConflict), "decided otherwise, or over"
+
+    @precondition(lambda self: self.turns)
+    @rule(policy=st.sampled_from(["deny", "cancel"]), told=st.booleans())
+    def expire_approvals(self, policy: Literal["deny", "cancel"], told: bool) -> None:
+        self.run(self._expire_approvals(policy, told=told))
+
+    async def _expire_approvals(self, policy: Literal["deny", "cancel"], *, told: bool) -> None:
+        parked = [t for t in self.turns.values() if t.status is TurnStatus.AWAITING_APPROVAL]
+        if not parked:
+            return
+        await self.servers.admin.execute(
+            "update turns set expires_at = now() where status = 'awaiting_approval'"
+        )
+        if told:
+            self.sweeper._approval_expiry = policy
+            await self.sweeper._expire_approvals()
+            await self.service.close()
+        else:  # the worker dies behind the commit
+            query = f"{policy}_expired_approvals"
+            await self.servers.database.fetch_many(query, 100, "nobody decided")
+        for turn in parked:
+            if policy == "deny":
+                self.decided[turn.id, f"call-{turn.parked - 1}"] = None
+                turn.status = TurnStatus.PENDING
+            else:
+                turn.status, turn.attempt = TurnStatus.CANCELLED, turn.attempt + 1
 
     # -- leases
 
@@ -522,7 +615,9 @@ class Lives(RuleBasedStateMachine):
             assert (row["status"], row["attempt"], row["crash_count"], row["worker_id"]) == (
                 model.status, model.attempt, model.crashes, model.worker,
             )  # fmt: skip
-            running[model.key] += row["status"] == TurnStatus.RUNNING
+            assert row["parked_count"] == model.parked
+            assert (row["slot"] is not None) == model.holds_slot
+            running[model.key] += model.holds_slot
         for key, limit in LIMITS.items():
             assert running[key] <= limit, "I6"
 
@@ -565,6 +660,7 @@ class Lives(RuleBasedStateMachine):
                 if turn.status is TurnStatus.RUNNING and turn.worker == worker:
                     self._lost(turn)
         for _ in range(3 * len(self.turns) + 3):
+            await self._expire_approvals("deny", told=False)
             await self.sweeper.sweep()
             await self._claim("w1", 10)
             for attempt in [a for a in self.attempts if a.is_current]:

@@ -111,6 +111,27 @@ async def test_no_takeover_waits_for_a_redis_that_hangs(
     assert await reaping == 5
 
 
+async def test_a_turn_whose_row_is_locked_holds_up_no_other_takeover(
+    api: Api, make_turn: MakeTurn, start_worker: StartWorker, database_url: str
+) -> None:
+    dead = await start_worker()
+    turns = [await api.submit(make_turn(key=f"k{number}", hangAfter=0)) for number in range(3)]
+    await holds(dead, *turns)
+    gone = [dead.parts.worker_id]
+    await dead.kill()
+    survivor = await start_worker(reaper_interval_s=60.0)
+    reaper = survivor.parts.reaper
+    rival = await asyncpg.connect(database_url)
+    try:
+        async with rival.transaction():
+            await rival.execute("select from turns where id = $1 for update", turns[0].id)
+            assert await reaper.reap(gone) == 2
+            assert set(gone) <= await survivor.parts.control.list_silent_workers()
+        assert await reaper.reap(gone) == 1
+    finally:
+        await rival.close()
+
+
 async def test_a_slow_answer_about_leases_proves_nothing(
     api: Api,
     make_turn: MakeTurn,

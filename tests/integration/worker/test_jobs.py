@@ -10,12 +10,14 @@ import orjson
 import pytest
 from arq import Worker
 
+from shared.ids import new_id
 from shared.jobs import PURGE_IDEMPOTENCY_KEYS
 from shared.redis.connection import RedisConnection
+from shared.turn.model import Principal
 from shared.turn.state import TurnStatus
 from tests.fixtures.system import Api, MakeTurn, StartWorker
 from tests.fixtures.waiting import wait_until
-from worker import turn_worker
+from worker import jobs, turn_worker
 
 JOB: dict[str, Any] = {"f": PURGE_IDEMPOTENCY_KEYS, "a": [], "k": {}, "t": None, "et": 1}
 
@@ -80,3 +82,32 @@ async def test_a_socket_closed_under_a_poll_for_jobs_ends_no_turn(
     await wait_until(lambda: len(polls) > 1, "it polls again")
     turn = await api.submit(make_turn())
     assert (await api.end_of(turn)).status is TurnStatus.COMPLETED
+
+
+async def test_tokens_and_sessions_are_forgotten_long_after_their_end(
+    api: Api, principal: Principal, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def add(name: str, kind: str, revoked: str | None, expires: str | None) -> None:
+        await admin.execute(
+            "insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name, token_type,"
+            " revoked_at, expires_at) values ($1, $2, $3, $4::text::bytea, 'p', $4, $5,"
+            " now() + $6::text::interval, now() + $7::text::interval)",
+            new_id(), principal.tenant_id, principal.user_id, name, kind, revoked, expires,
+        )  # fmt: skip
+
+    for kind in ("pat", "session"):
+        await add(f"{kind} in use", kind, None, "1 day")
+        await add(f"{kind} just revoked", kind, "-1 day", "1 year")
+        await add(f"{kind} just expired", kind, None, "-1 day")
+        await add(f"{kind} long revoked", kind, "-3 days", "1 year")
+        await add(f"{kind} long expired", kind, None, "-3 days")
+    await add("key long revoked", "api_key", "-3 days", None)
+    await add("key in use", "api_key", None, None)
+    settings = api.settings.model_copy(update={"ended_credentials_kept_s": 2 * 86_400})
+    monkeypatch.setattr(jobs, "PURGE_PAGE", 2)
+    context = {"database": api.database, "settings": settings}
+    assert await jobs.purge_credentials(context) == 4
+    assert await jobs.purge_credentials(context) == 0
+    names = {row["name"] for row in await admin.fetch("select name from api_keys")}
+    assert not [name for name in names if "long" in name and not name.startswith("key")]
+    assert len(names) == 8

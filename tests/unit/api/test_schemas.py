@@ -72,7 +72,8 @@ USABLE: dict[str, tuple[dict[str, Any], tuple[str, str | None]]] = {
 @pytest.mark.parametrize("name", USABLE)
 def test_user_text(name: str) -> None:
     body, expected = USABLE[name]
-    assert SubmitTurn.model_validate(body).user_text() == expected
+    said = SubmitTurn.model_validate(body).user_message()
+    assert (said.text, said.client_id, said.files) == (*expected, ())
 
 
 UNUSABLE: dict[str, tuple[dict[str, Any], tuple[Any, ...], str]] = {
@@ -99,17 +100,32 @@ UNUSABLE: dict[str, tuple[dict[str, Any], tuple[Any, ...], str]] = {
         ("body", "message", "parts", 0, "text"),
         "string_type",
     ),
-    "file": (
-        {"messages": [user(text("see"), {"type": "file", "url": "data:,x"})]},
-        ("body", "messages", 0, "parts", 1),
-        "value_error",
+    "file elsewhere": (
+        {"messages": [user(text("see"), {"type": "file", "url": "https://example.org/x"})]},
+        ("body", "messages", 0, "parts", 1, "url"),
+        "url_scheme",
+    ),
+    "file without URL": (
+        {"messages": [user(text("see"), {"type": "file"})]},
+        ("body", "messages", 0, "parts", 1, "url"),
+        "string_type",
+    ),
+    "file that is no base64": (
+        {"messages": [user({"type": "file", "url": "data:text/plain;base64,%%%"})]},
+        ("body", "messages", 0, "parts", 0, "url"),
+        "url_parsing",
+    ),
+    "long file name": (
+        {"messages": [user({"type": "file", "url": "data:,x", "filename": "x" * 256})]},
+        ("body", "messages", 0, "parts", 0, "filename"),
+        "string_too_long",
+    ),
+    "eleven files": (
+        {"messages": [user(*[{"type": "file", "url": "data:,x"}] * 11)]},
+        ("body", "messages", 0, "parts", 10),
+        "too_long",
     ),
     "too long": ({"message": "a" * (MAX_TEXT_CHARS + 1)}, ("body", "message"), "string_too_long"),
-    "regenerate": (
-        {"trigger": "regenerate-message", "messages": [user(text("a"))]},
-        ("body", "trigger"),
-        "value_error",
-    ),
 }
 
 
@@ -117,8 +133,22 @@ UNUSABLE: dict[str, tuple[dict[str, Any], tuple[Any, ...], str]] = {
 def test_no_user_text(name: str) -> None:
     body, loc, type_ = UNUSABLE[name]
     with pytest.raises(InvalidRequest) as caught:
-        SubmitTurn.model_validate(body).user_text()
+        SubmitTurn.model_validate(body).user_message()
     assert (caught.value.loc, caught.value.type) == (loc, type_)
+
+
+def test_files_come_with_the_message() -> None:
+    """What they are, their bytes tell."""
+    parts = [
+        {"type": "file", "url": "data:image/png;base64,aGVsbG8=", "filename": "../a.md"},
+        {"type": "file", "url": "data:,%3Csvg%3E", "mediaType": "text/plain"},
+    ]
+    said = SubmitTurn.model_validate({"messages": [user(*parts)]}).user_message()
+    assert said.text == "(../a.md, file)"
+    assert [(file.data, file.name, file.mime_type, file.reader) for file in said.files] == [
+        (b"hello", "../a.md", "text/markdown", "text"),
+        (b"<svg>", "file", "image/svg+xml", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -208,9 +238,10 @@ def test_a_waiting_turn_shows_its_nulls() -> None:
         "inputMessageId": str(ID),
         "outputMessageId": None,
         "modelId": "scripted",
-        "settings": {},
+        "settings": {"agentSpecId": None},
         "usage": None,
         "error": None,
+        "approvals": [],
         "idempotencyKey": None,
         "concurrencyKey": "k",
         "startedAt": None,
@@ -245,7 +276,8 @@ def test_rendering_and_document_agree() -> None:
     row = dict.fromkeys(
         [
             "id", "title", "system_prompt", "agent_spec_id", "metadata", "last_message_at",
-            "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "updated_at",
+            "last_message_preview", "last_turn_id", "last_turn_status", "created_at", "changed_at",
+            "is_crystallizable",
         ]
     )  # fmt: skip
     assert set(thread_to_dict(row)) == aliases(Thread)

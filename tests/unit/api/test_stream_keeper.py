@@ -24,15 +24,11 @@ class Keys:
     def __init__(self, *valid: UUID) -> None:
         self.valid = set(valid)
         self.failures: list[Exception] = []
-        self.forgotten = 0
 
-    async def find_valid(self, key_ids: set[UUID]) -> set[UUID]:
+    async def find_revoked(self, in_use: set[UUID]) -> set[UUID]:
         if self.failures:
             raise self.failures.pop()
-        return key_ids & self.valid
-
-    def forget(self) -> None:
-        self.forgotten += 1
+        return in_use - self.valid
 
 
 class Stream:
@@ -72,7 +68,7 @@ async def test_every_stream_is_looked_at_until_it_is_removed() -> None:
         assert seen == [stream.looks for stream in streams]
 
 
-async def test_streams_of_a_revoked_key_end_and_the_key_is_forgotten(
+async def test_streams_of_a_revoked_key_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream_keeper, "CREDENTIAL_CHECK_S", 0.01)
@@ -86,4 +82,3 @@ async def test_streams_of_a_revoked_key_end_and_the_key_is_forgotten(
         kept.add(goes)
         await wait_until(lambda: goes.is_revoked, "it is ended")
     assert not stays.is_revoked
-    assert keys.forgotten >= 1

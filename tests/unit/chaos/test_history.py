@@ -14,6 +14,7 @@ _COMMON = {"began": 1, "at": 2, "tenant": "a", "turn": "t", "outcome": "ok"}
 EVERY_KIND: list[h.Event] = [
     h.Accept(**_COMMON, key='k"\n', retry_after_s=1.5, webhook=True),  # type: ignore[arg-type]
     h.Cancel(**_COMMON, status="cancelled", sent_text=True),  # type: ignore[arg-type]
+    h.Decide(**_COMMON, decisions="a=yes b=no"),  # type: ignore[arg-type]
     h.Get(**_COMMON, http=200, attempt=3, owner="a"),  # type: ignore[arg-type]
     h.Connect(**_COMMON, chain="c", connection="c.1", after="1-7"),  # type: ignore[arg-type]
     h.Frame(at=3, connection="c.1", type="message.delta", attempt=1, seq=2, text="\u2028é\ufffd"),

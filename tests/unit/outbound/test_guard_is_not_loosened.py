@@ -11,7 +11,8 @@ import pytest
 
 from shared.outbound.address_rules import require_public
 from shared.outbound.client import GuardedClient
-from shared.outbound.configuration import outbound_rules
+from shared.outbound.configuration import mcp_rules, outbound_rules
+from shared.outbound.errors import UrlRefused
 from shared.outbound.url_rules import OutboundRules
 from shared.settings import Settings
 
@@ -45,6 +46,7 @@ def test_the_strict_rule_is_the_default() -> None:
     assert OutboundRules().address_rule is require_public
     rules = outbound_rules(Settings.model_validate(_REQUIRED))
     assert rules == OutboundRules()
+    assert rules.private_networks == ()
 
 
 def test_settings_reach_the_rules() -> None:
@@ -59,8 +61,24 @@ def test_settings_reach_the_rules() -> None:
     assert {str(address) for address in rules.own_addresses} == {"8.8.8.8", "2600::1"}
     assert rules.address_rule is require_public
     assert {field.name for field in fields(rules)} == {
-        "ports", "allow_http", "own_addresses", "address_rule",
+        "ports", "allow_http", "own_addresses", "private_networks", "address_rule",
     }  # fmt: skip
+
+
+def test_private_networks_are_for_mcp_servers_alone() -> None:
+    given = {"mcp_private_networks": ["10.1.0.0/16", "fd00::/8", "169.254.0.0/16"]}
+    settings = Settings.model_validate(_REQUIRED | given)
+    assert outbound_rules(settings) == OutboundRules()
+    rules = mcp_rules(settings)
+    assert rules.address_rule is require_public
+    for host in ("10.1.2.3", "[fd00::1]", "crm.internal", "crm", "example.org"):
+        assert rules.parse_url(f"https://{host}/").host
+    for host in ("10.2.0.1", "127.0.0.1", "169.254.169.254", "[::ffff:10.1.2.3]", "2130706433"):
+        with pytest.raises(UrlRefused):
+            rules.parse_url(f"https://{host}/")
+    assert mcp_rules(Settings.model_validate(_REQUIRED)) == OutboundRules(
+        private_networks=frozenset()
+    )
 
 
 def test_nothing_in_the_product_passes_another_rule() -> None:

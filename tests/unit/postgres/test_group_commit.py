@@ -8,7 +8,7 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from shared.errors import PostgresUnavailable
+from shared.errors import PostgresBusy, PostgresUnavailable
 from shared.postgres import batches, group_commit
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
@@ -75,3 +75,34 @@ async def test_nobody_waits_for_postgres_once_per_run_of_a_broken_batch() -> Non
     database = BrokenDatabase()
     assert await outcomes(cast("SlowDatabase", database), 20) == [True] + [False] * 19
     assert database.calls == 2
+
+
+class LockedDatabase:
+    """What it is asked about an id below `locked` waits for a lock, in vain."""
+
+    start = staticmethod(asyncio.create_task)
+
+    def __init__(self, locked: int) -> None:
+        self.locked = locked
+        self.calls = 0
+
+    async def fetch_many(self, name: str, ids: list[int]) -> list[dict[str, Any]]:
+        self.calls += 1
+        if min(ids) < self.locked:
+            await asyncio.sleep(0.02)
+            raise PostgresBusy
+        return [{"id": id_} for id_ in ids]
+
+
+async def test_only_who_needs_the_locked_row_is_refused() -> None:
+    database = LockedDatabase(1)
+    assert await outcomes(cast("SlowDatabase", database), 20) == [False] + [True] * 19
+
+
+async def test_who_waited_too_long_for_the_locks_of_others_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "MAX_WAIT_S", 0.2)
+    database = LockedDatabase(60)
+    assert await outcomes(cast("SlowDatabase", database), 60) == [False] * 60
+    assert database.calls < 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from shared.turn.events import (
     Event,
     EventBatch,
     MessageDelta,
+    OpenCall,
     ReasoningDelta,
     ToolCall,
     ToolResult,
@@ -45,12 +47,16 @@ _USAGE = st.builds(
 )
 _EVENT: st.SearchStrategy[Event] = st.one_of(
     st.builds(TurnQueued, position=_COUNT),
-    st.builds(TurnStarted, attempt=_COUNT, modelId=_TEXT),
+    st.builds(TurnStarted, attempt=_COUNT, modelId=_TEXT, retold=st.none() | _COUNT),
     st.builds(MessageDelta, text=_TEXT),
     st.builds(ReasoningDelta, text=_TEXT),
     st.builds(ToolCall, toolCallId=_TEXT, name=_TEXT, args=_OBJECT),
     st.builds(ToolResult, toolCallId=_TEXT, result=_JSON, error=st.none() | _TEXT),
-    st.builds(AwaitingApproval, actions=st.lists(_OBJECT, max_size=2)),
+    st.builds(
+        AwaitingApproval,
+        actions=st.lists(st.builds(OpenCall, toolCallId=_TEXT, name=_TEXT), max_size=2),
+        expiresAt=st.none() | st.datetimes(timezones=st.just(UTC)),
+    ),
     st.builds(TurnSnapshot, text=_TEXT, reasoning=_TEXT),
     st.builds(
         TurnEnded,

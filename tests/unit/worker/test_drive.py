@@ -46,8 +46,10 @@ async def test_a_log_that_is_full_closes_the_stream_of_the_model() -> None:
         engines=nothing,
         metrics=Metrics(),
         settings=settings,
+        on_file_awaited=lambda: None,
+        mcp=nothing,
     )
     model = Model()
     with pytest.raises(TurnFailed, match="size limit"):
-        await runner.drive(model, cast("TurnLog", FullLog()))
+        await runner.drive(model, cast("TurnLog", FullLog()), total_deadline=1e9)
     assert model.is_closed

@@ -15,7 +15,7 @@ def held(turn: int = 1, attempt: int = 1) -> HeldTurn:
     nobody = UUID(int=0)
     claimed = ClaimedTurn(
         UUID(int=turn), nobody, nobody, nobody, attempt, 1, 0, "key", 1, "scripted", {}, None,
-        "hi", False, nobody,
+        "hi", nobody, False, False, nobody,
     )  # fmt: skip
     return HeldTurn(claimed, "generation")
 

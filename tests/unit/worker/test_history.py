@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.history import LOCAL_MAX_TOKENS, budget_for, newest_within
+from worker.history import LOCAL_MAX_TOKENS, budget_for, history_window
 
 
 def row(role: str, content: str, raw: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"role": role, "content": content, "raw_data": raw}
+
+
+def newest_within(rows: list[dict[str, Any]], max_tokens: int) -> list[Any]:
+    return history_window(rows, max_tokens).rows
 
 
 LONG = "x" * 400  # 100 tokens
@@ -64,3 +68,33 @@ def test_the_result_is_a_tail_within_the_budget(
 )
 def test_a_small_model_gets_a_small_history(model_id: str, tokens: int) -> None:
     assert budget_for(model_id, 50_000) == tokens
+
+
+def test_system_messages_come_first_and_stay() -> None:
+    rows = [row("user", LONG), row("system", "rule"), row("assistant", LONG), row("user", "now")]
+    window = history_window(rows, 20)
+    assert [r["content"] for r in window.rows] == ["rule", "now"]
+    assert window.truncated
+
+
+def test_what_is_left_out_is_told() -> None:
+    rows = [row("user", "a"), row("assistant", "b")]
+    assert not history_window(rows, 100).truncated
+    assert history_window(rows, 100, is_whole=False).truncated
+    assert history_window(rows, 0).truncated
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["user", "assistant", "tool", "system"]), st.text(max_size=40))
+    ),
+    st.integers(0, 60),
+)
+def test_the_budget_is_hard_with_system_messages_too(
+    messages: list[tuple[str, str]], max_tokens: int
+) -> None:
+    rows = [row(role, content) for role, content in messages]
+    window = history_window(rows, max_tokens)
+    assert sum(len(r["content"].encode()) for r in window.rows) <= max_tokens * 4
+    assert window.tokens <= max_tokens
+    assert window.truncated == (len(window.rows) < len(rows))

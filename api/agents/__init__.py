@@ -1,0 +1,1 @@
+"""Agent specs over HTTP: what threads can be given as their agent."""

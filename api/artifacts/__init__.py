@@ -1,0 +1,1 @@
+"""Artifacts: what a tenant keeps beside its conversations. Create, upload, list, read, download."""

@@ -1,0 +1,1 @@
+"""Automations: steps without a model. Pure: what is valid, what comes next, what a thread did."""

@@ -1,0 +1,1 @@
+"""Runs automations: steps one after the other, without a model."""

@@ -1,0 +1,1 @@
+"""The tools of agents: a name, a schema and one coroutine each, called with or without a model."""
