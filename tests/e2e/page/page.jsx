@@ -1,6 +1,6 @@
 // A chat as a product's own page has it: sign in, then `useChat` on one thread of Turnkeep.
 
-import { useChat } from '@ai-sdk/react';
+import { Chat, useChat } from '@ai-sdk/react';
 import { DefaultChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses } from 'ai';
 import { useRef, useState } from 'react';
 import { createRoot } from 'react-dom/client';
@@ -35,37 +35,42 @@ async function load(threadId) {
   return toUIMessages(thread, messages.items);
 }
 
-function Chat({ threadId, initial }) {
-  const [news, setNews] = useState([]);
-  const isSentAway = useRef(false);
-  const comesAgain = useRef(false);
-  const chat = useChat({
+/** A thread's chat. Given as a whole, since `useChat` of the 6 line hides from a chat that it makes
+    itself that a resumed stream tells the answer from its beginning. */
+function makeChat(threadId, initial, onNews) {
+  let isSentAway = false;
+  let comesAgain = false;
+  const comeAgain = () => {
+    if (comesAgain) setTimeout(chat.resumeStream, 300);
+  };
+  const chat = new Chat({
     id: threadId,
     messages: initial,
     // What was going on when the page was loaded may have ended before it could be resumed.
-    transport: transportOf(threadId, async () => chat.setMessages(await load(threadId))),
-    resume: true,
+    transport: transportOf(threadId, async () => {
+      chat.messages = await load(threadId);
+    }),
     sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithApprovalResponses,
     onData(part) {
-      isSentAway.current ||= part.type === 'data-turn-reconnect';
-      setNews((known) => [...known, `${part.type} ${JSON.stringify(part.data)}`]);
+      isSentAway ||= part.type === 'data-turn-reconnect';
+      onNews(`${part.type} ${JSON.stringify(part.data)}`);
     },
     onFinish() {
-      comesAgain.current = isSentAway.current;
-      isSentAway.current = false;
-      if (comesAgain.current) setTimeout(resume, 300);
+      comesAgain = isSentAway;
+      isSentAway = false;
+      comeAgain();
     },
-    onError() {
-      if (comesAgain.current) setTimeout(resume, 300);
-    },
+    onError: comeAgain,
   });
-  const form = useRef(null);
+  return chat;
+}
 
-  // The stream tells the answer from its beginning. The 6 line appends that to the half it has.
-  const resume = () => {
-    chat.setMessages((messages) => messages.slice(0, messages.findLastIndex(isOfUser) + 1));
-    return chat.resumeStream();
-  };
+function Thread({ threadId, initial }) {
+  const [news, setNews] = useState([]);
+  const [held] = useState(() => makeChat(threadId, initial,
+    (line) => setNews((known) => [...known, line])));
+  const chat = useChat({ chat: held, resume: true });
+  const form = useRef(null);
 
   // What goes with the next message: the model and what it is to do.
   const options = () => ({ body: JSON.parse(form.current.elements.body.value || '{}') });
@@ -94,7 +99,7 @@ function Chat({ threadId, initial }) {
         <button>Send</button>
         <button type="button" onClick={stopTurn}>Stop</button>
         <button type="button" onClick={() => chat.stop()}>Look away</button>
-        <button type="button" onClick={resume}>Resume</button>
+        <button type="button" onClick={() => chat.resumeStream()}>Resume</button>
         <button type="button" onClick={() => chat.regenerate(options())}>Retry</button>
       </form>
       {chat.messages.map((message) => (
@@ -114,10 +119,6 @@ function Chat({ threadId, initial }) {
       <p id="news">{news.join('\n')}</p>
     </main>
   );
-}
-
-function isOfUser(message) {
-  return message.role === 'user';
 }
 
 function textOf(message) {
@@ -173,7 +174,7 @@ async function open() {
     history.replaceState(null, '', url);
   }
   const initial = await load(threadId);
-  root.render(<Chat key={threadId} threadId={threadId} initial={initial} />);
+  root.render(<Thread key={threadId} threadId={threadId} initial={initial} />);
 }
 
 open();
