@@ -33,8 +33,8 @@ SOURCES = [*PACKAGES, "deploy", "tests", "benchmarks"]
 # What each command runs inside the environment; extra arguments go to the last word list.
 COMMANDS = {
     "run": ["-m", "deploy.run"],
-    # Most tests wait for servers: two at a time, each file in one process.
-    "test": ["-m", "pytest", "-n", "2", "--dist", "loadfile"],
+    # Most tests wait for servers: two at a time, each file in one process, long files first.
+    "test": ["-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"],
     "test-unit": ["-m", "pytest", "tests/unit"],
     "test-integration": ["-m", "pytest", "tests/integration"],
     "test-acceptance": ["-m", "pytest", "tests/acceptance"],
