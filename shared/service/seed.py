@@ -51,7 +51,8 @@ async def seed(settings: SeedSettings) -> tuple[UUID, UUID]:
         raise ValueError("TURNKEEP_DEV_API_KEY: only printable ASCII characters without spaces")
 
     async def work(transaction: Transaction) -> UUID:
-        # This also locks the tenant's row: of two seeds at once, the later one's key remains.
+        # Of two seeds at once, the later one's key remains.
+        await transaction.fetch_one("lock_tenant", DEV_TENANT_ID)
         await transaction.fetch_one("add_tenant", DEV_TENANT_ID, "Development", "development")
         user_id = await create_user(transaction, DEV_TENANT_ID, DEV_EMAIL, "Developer")
         await create_api_key(

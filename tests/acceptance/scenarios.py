@@ -573,10 +573,23 @@ async def roll_workers(
             assert (told.status, told.text) == ("completed", words(deltas))
             gaps.extend(_hand_over_gaps(frames))
 
+    async def has_long_turn(worker: Worker) -> bool:
+        """Whether a turn runs there that outlasts the grace by far."""
+        async with product.postgres() as connection:
+            found = await connection.fetchval(
+                "select count(*) from turns where status = 'running' and worker_id like $1"
+                " and settings -> 'script' ->> 'deltas' = $2"
+                " and started_at > now() - interval '0.5 s'",
+                f"%-{worker.pid}-%",
+                str(long_deltas),
+            )
+        return bool(found)
+
     async def roll() -> list[float]:
         drains = []
         for worker in list(product.workers):
             await wait_until(lambda: len(turns) > lines, "there is load")
+            await wait_until(lambda: has_long_turn(worker), "it has just begun a long turn")  # noqa: B023
             sent_at = worker.send(signal.SIGTERM)
             assert await worker.ended(30) == 0
             drains.append(time.monotonic() - sent_at)

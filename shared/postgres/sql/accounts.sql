@@ -12,6 +12,11 @@ values (
 on conflict (id) do update set name = excluded.name
 returning id, slug;
 
+-- name: lock_tenant :one engine
+-- Lets nobody else make this tenant until the commit: of two at once, one would meet the other's short
+-- name before its id. $1 tenant   -- scope: system
+select pg_advisory_xact_lock(hashtextextended('tenant:' || $1::uuid::text, 0)) is null as locked;
+
 -- name: find_tenant :one engine
 -- A tenant by its short name or its id; the short name goes first. $1 short name  $2 id?
 -- -- scope: system
