@@ -10,6 +10,7 @@ TurnkeepError
 │   ├── NotAuthenticated
 │   ├── TooManyFailures
 │   ├── Forbidden
+│   │   └── OutOfReach
 │   ├── NotFound
 │   │   ├── ThreadNotFound
 │   │   ├── TurnNotFound
@@ -18,13 +19,16 @@ TurnkeepError
 │   │   ├── AttachmentNotFound
 │   │   ├── AgentSpecNotFound
 │   │   ├── AutomationNotFound
-│   │   └── AutomationRunNotFound
+│   │   ├── AutomationRunNotFound
+│   │   └── ProjectNotFound
 │   ├── FileTooLarge
+│   ├── ThreadMovedOn
 │   ├── ConcurrencyConflict
 │   ├── TooManyTokens
 │   ├── StorageFull
 │   ├── TooManyAttachments
 │   ├── SlugTaken
+│   ├── NameTaken
 │   ├── AgentSpecInUse
 │   ├── TooManyVersions
 │   ├── ApprovalConflict
@@ -138,6 +142,16 @@ class Forbidden(RequestRejected):
     code = "forbidden"
 
 
+class OutOfReach(Forbidden):
+    """The credential is restricted, and may not do this. `permission` names what it lacks."""
+
+    code = "out_of_reach"
+
+    def __init__(self, permission: str) -> None:
+        super().__init__("You don't have permission to perform this action")
+        self.permission = permission
+
+
 class NotFound(RequestRejected):
     """The thing does not exist, or belongs to someone else: the two look alike on purpose."""
 
@@ -163,12 +177,13 @@ class TurnNotFound(NotFound):
 
 
 class MessageNotFound(NotFound):
-    """No such message in this thread."""
+    """No such message in this thread. `message_id`: where the path does not tell."""
 
     code = "message_not_found"
 
-    def __init__(self) -> None:
+    def __init__(self, message_id: str | None = None) -> None:
         super().__init__("Message not found")
+        self.message_id = message_id
 
 
 class ArtifactNotFound(NotFound):
@@ -216,6 +231,16 @@ class SlugTaken(RequestRejected):
         super().__init__(f"There is an agent spec with the slug {slug!r} already")
 
 
+class NameTaken(RequestRejected):
+    """Another thread of the scope has the name."""
+
+    code = "name_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__("Another thread has this name")
+        self.name = name
+
+
 class AgentSpecInUse(RequestRejected):
     """The tenant's default agent spec cannot be deleted."""
 
@@ -232,6 +257,15 @@ class TooManyVersions(RequestRejected):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"The agent spec has {most} versions; make another one in its place")
+
+
+class ThreadMovedOn(RequestRejected):
+    """The thread has a newer turn than the one that was to be continued."""
+
+    code = "thread_moved_on"
+
+    def __init__(self) -> None:
+        super().__init__("The thread has a newer turn")
 
 
 class ConcurrencyConflict(RequestRejected):
@@ -298,6 +332,15 @@ class AutomationRunNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("Automation run not found")
+
+
+class ProjectNotFound(NotFound):
+    """No such project for this user."""
+
+    code = "project_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Project not found")
 
 
 class NotCrystallizable(RequestRejected):

@@ -1,8 +1,8 @@
 """All configuration, read once from the environment in a `__main__` and passed down.
 
 Every variable starts with `TURNKEEP_`; `python -m shared.settings` prints them with defaults.
-Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …). `state_dir`, `workers`,
-`dev_api_key` and `dev_password` are here for completeness: only `make run` and the seed read them.
+Provider keys keep the names their SDKs use (`OPENAI_API_KEY`, …). `workers`, `dev_api_key` and
+`dev_password` are here for completeness: only `make run` and the seed read them.
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class Settings(BaseSettings):
     )
     cancel_wait_s: float = Field(default=0.3, gt=0, description="Then a cancel is forced")
 
+    sync_wait_s: float = Field(
+        default=120.0, gt=0, description="Requests that answer when their turn has ended, at most"
+    )
+
     # -- models
     default_model: str = "scripted"
     openai_api_key: SecretStr | None = Field(
@@ -161,8 +165,25 @@ class Settings(BaseSettings):
         default=10_000, ge=0, description="Of an API key, or of a user, per API process"
     )
     max_streams: int = Field(default=20_000, ge=0, description="Open ones, per API process")
-    max_polls: int = Field(default=10_000, ge=0, description="`Prefer: wait`, per API process")
+    max_polls: int = Field(
+        default=10_000, ge=0, description="Requests that wait for a turn's end, per API process"
+    )
     max_connections: int = Field(default=30_000, ge=0, description="Per API process")
+
+    # -- the Kodey surface: docs/surfaces/kodey.md
+    kodey_wait_s: float = Field(
+        default=120.0, gt=0, description="How long a message's answer is waited for"
+    )
+    kodey_busy_wait_s: float = Field(
+        default=60.0, gt=0, description="The same behind an earlier message; then 429"
+    )
+    kodey_publishable_strict: bool = Field(
+        default=False, description="Publishable keys neither list nor delete chats: 403"
+    )
+    kodey_publishable_per_minute: int = Field(
+        default=100, ge=0, description="Requests of a key, per API process; 0: as all credentials"
+    )
+    kodey_secret_per_minute: int = Field(default=1000, ge=0, description="The same of secret keys")
 
     # -- files
     objects_url: str | None = Field(

@@ -31,17 +31,18 @@ from pydantic import (
 )
 
 from shared.agents.tool_names import TOOL_NAMES, mcp_server_named
-from shared.agents.yaml_head import YamlRefused, load_yaml_head
+from shared.agents.yaml_head import YamlRefused, dump_yaml_head, load_yaml_head
 from shared.errors import InvalidRequest
 
 MAX_MARKDOWN_CHARS: Final = 65_536
 MAX_INSTRUCTIONS_CHARS: Final = 32_768
+SLUG: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MARKDOWN_LOC: Final = ("body", "markdown")
 _FENCE: Final = re.compile(r"---[ \t]*\n(?P<head>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 
 SpecMode = Literal["primary", "subagent"]
 ToolName = Annotated[str, Field(max_length=64)]
-Slug = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$")]
+Slug = Annotated[str, Field(max_length=64, pattern=rf"^{SLUG.pattern}$")]
 
 
 def _unique(values: list[str]) -> list[str]:
@@ -97,6 +98,8 @@ class Frontmatter(_Part):
     name: str = Field(min_length=1, max_length=100)
     slug: Slug
     mode: SpecMode
+    type: str | None = Field(default=None, min_length=1, max_length=64)
+    """A word of the tenant's own, by which chats can be listed; nothing else reads it."""
     description: str | None = Field(default=None, max_length=1000)
     model: str | None = Field(default=None, min_length=1, max_length=255)
     model_settings: ModelSettings = Field(default_factory=ModelSettings)
@@ -165,6 +168,18 @@ def parse_agent_spec(markdown: str) -> tuple[AgentSpec, dict[str, Any]]:
             msg = f"There is no such tool. Tools: {', '.join(TOOL_NAMES)}, mcp:<server>"
             raise InvalidRequest((*MARKDOWN_LOC, "tools", index), msg, "unknown_tool")
     return AgentSpec(frontmatter=frontmatter, instructions=instructions), head
+
+
+def instructions_of(markdown: str) -> str:
+    """The body of a spec that was parsed before, without reading its head."""
+    text = markdown.replace("\r\n", "\n").removeprefix("\ufeff")
+    match = _FENCE.match(text)
+    return "" if match is None else text[match.end() :].strip()
+
+
+def write_agent_spec(head: dict[str, Any], instructions: str) -> str:
+    """Markdown that `parse_agent_spec` reads as this head and these instructions."""
+    return f"---\n{dump_yaml_head(head)}---\n{instructions}\n"
 
 
 def stored_agent_spec(frontmatter: dict[str, Any], instructions: str) -> AgentSpec:

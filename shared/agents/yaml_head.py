@@ -17,6 +17,7 @@ from shared.turn.text import storable
 MAX_CHARS: Final = 16_384
 MAX_DEPTH: Final = 8
 MAX_NODES: Final = 2000
+_WORD: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class YamlRefused(ValueError):
@@ -68,6 +69,21 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no types
         return value
 
 
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
+    """Quotes every text but plain words, so that none is taken for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """A value that stands twice is written twice: aliases are not read."""
+        return True
+
+
+def _quoted(dumper: Any, text: str) -> Any:
+    is_word = _WORD.fullmatch(text) and text not in ("null", "true", "false")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_word else '"')
+
+
+_Dumper.add_representer(str, _quoted)
+
 # YAML 1.2 core schema (§10.3.2) in decimal; a longer number would lose digits and stays a text.
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -107,6 +123,14 @@ def load_yaml_head(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise YamlRefused("it should be a mapping, such as `name: Assistant`")
     return value
+
+
+def dump_yaml_head(head: dict[str, Any]) -> str:
+    """Lines that `load_yaml_head` reads as `head`, which holds JSON values."""
+    lines: str = yaml.dump(
+        head, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+    )
+    return lines
 
 
 def _refuse(why: str, where: Any) -> NoReturn:

@@ -42,9 +42,6 @@ class StepStatus(StrEnum):
     """It was under way when the run was cancelled: it may have had its effect."""
 
 
-UNFINISHED: Final = frozenset(
-    {StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL}
-)
 BROKEN: Final = frozenset(
     {StepStatus.FAILED, StepStatus.DENIED, StepStatus.SKIPPED, StepStatus.CANCELLED}
 )

@@ -34,8 +34,8 @@ _PART_BYTES: Final = 5 * 1_048_576
 _FOLDER_PART_BYTES: Final = 1_048_576
 _PAGE: Final = 500
 _LEFTOVER: Final = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}#\d+")
-_KEY: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}-[0-9a-f]{16}")
 """What `LocalStore` calls an object until all of it is there."""
+_KEY: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,11 @@ and run as the login, which sees all; *tenant* statements serve one principal an
 sees one tenant's rows only (`shared/postgres/tenant.py`). No statement runs as both: a plan belongs
 to a role, and a connection that changes between the two plans anew each time.
 
-Placeholders such as `{sources:claim}` and `{active}` are filled from the state machine, so that no
-SQL file lists statuses by hand. Why many conditions read `(…) is true`: see `sql/turns.sql`.
+Placeholders are filled from the state machine, so that no SQL file lists statuses by hand. A query
+names a status by the transition that leaves it or leads there: `{sources:claim}` is pending, what a
+claim may leave; `{target:claim}` is running, `{target:park}` is parked. `{active}` and `{terminal}`
+are all that are not over, and all that are. Why many conditions read `(…) is true`: see
+`sql/turns.sql`.
 """
 
 from __future__ import annotations

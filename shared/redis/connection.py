@@ -153,6 +153,7 @@ class RedisConnection:
         self._watchdog: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
         self._closed = False
+        self._is_refused = False
 
     @property
     def is_connected(self) -> bool:
@@ -228,7 +229,13 @@ class RedisConnection:
             if self._protocol is protocol:
                 self._drop("connection lost")
 
+        self._is_refused = False
         protocol = await open_protocol(self._address, self._deliver, lost)
+        transport = protocol.transport
+        if transport is None or self._is_refused or transport.is_closing():
+            if transport is not None:
+                transport.abort()
+            raise RedisUnavailable("Redis takes no connection")
         self._protocol = protocol
         replies = [self._send(*command) for command in handshake(self._address)]
         try:
@@ -248,6 +255,11 @@ class RedisConnection:
         self._outbox.clear()
 
     def _deliver(self, reply: Any) -> None:
+        if not self._waiting:
+            # Its last word on a connection that it does not want: it has too many.
+            self._is_refused = True
+            self._drop("said what nobody asked")
+            return
         _, future = self._waiting.popleft()
         if future.done():
             return

@@ -9,12 +9,13 @@ import asyncio
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 from shared.redis.connection import Argument, RedisConnection
 from shared.redis.keys import DISPATCH_TTL_S, GENERATION_TTL_S, Keys
 from shared.redis.scripts import load_script, script_names
+from shared.turn.model import ClaimedTurn, Turn
 
 _RUN_ID_PREFIX: Final = b"run_id:"
 
@@ -30,6 +31,19 @@ class LineChange:
     running: list[UUID] = field(default_factory=list)
     waiting: dict[UUID, int] = field(default_factory=dict)
     reset: bool = False
+
+    @classmethod
+    def of_ended(cls, turn: Turn | ClaimedTurn) -> Self:
+        """The turn holds no slot any more, and waits for none."""
+        return cls(turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id])
+
+    @classmethod
+    def of_returned(cls, turn: Turn | ClaimedTurn) -> Self:
+        """The turn holds no slot any more, and waits again where it stood in its line."""
+        waiting = {turn.id: turn.accept_seq}
+        return cls(
+            turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id], waiting=waiting
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class Dispatch:
         self._connection = connection
         self._keys = keys
         self._settle = load_script("settle_line")
-        self._claim = load_script("claim_ready")
+        self._take = load_script("take_ready")
 
     async def settle(self, change: LineChange) -> int:
         """Applies a change to one line; returns how many turns became ready."""
@@ -96,7 +110,7 @@ class Dispatch:
     async def take_ready(self, most: int) -> ReadyTurns | None:
         """Up to `most` ready turns; None when Redis has lost its state."""
         keys = self._keys
-        reply = await self._claim.run(
+        reply = await self._take.run(
             self._connection,
             (keys.generation, keys.ready, keys.clock),
             (most, DISPATCH_TTL_S),

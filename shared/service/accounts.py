@@ -1,14 +1,49 @@
-"""Tenants, users, keys and limits as an operator sees them. Rows come as records."""
+"""Tenants, users, keys and limits as an operator makes and sees them. Rows come as records."""
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
+from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
-from shared.service.api_keys import as_tenant_id
+from shared.service.credentials import (
+    KODEY_PUBLISHABLE_PREFIX,
+    KODEY_SECRET_PREFIX,
+    MECHAMENTAL_PREFIX,
+    SECRET_PREFIX,
+    ZYLON_PREFIX,
+    as_tenant_id,
+    hash_secret,
+    new_secret,
+    shown_of,
+)
+from shared.turn.model import CredentialKind, Reach
+
+PREFIX_OF: Final = {
+    CredentialKind.API_KEY: SECRET_PREFIX,
+    CredentialKind.MECHAMENTAL: MECHAMENTAL_PREFIX,
+    CredentialKind.KODEY_SECRET: KODEY_SECRET_PREFIX,
+    CredentialKind.KODEY_PUBLISHABLE: KODEY_PUBLISHABLE_PREFIX,
+    CredentialKind.ZYLON: ZYLON_PREFIX,
+}
+"""Kinds that operators make, and how their secrets begin."""
+
+
+async def create_tenant(database: Database | Transaction, name: str) -> UUID:
+    """Makes a tenant; its short name is made of the name."""
+    tenant_id = new_id()
+    await database.fetch_one("add_tenant", tenant_id, name, short_name(name))
+    return tenant_id
+
+
+def short_name(name: str) -> str:
+    """Lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
 
 
 async def find_tenant(database: Database, name: str) -> asyncpg.Record | None:
@@ -24,6 +59,15 @@ async def list_tenants(database: Database) -> list[asyncpg.Record]:
 async def set_tenant_disabled(database: Database, tenant_id: UUID, is_out: bool) -> None:
     """Keeps a tenant out, or lets it in; every process notices within 5 s."""
     await database.fetch_one("set_tenant_disabled", tenant_id, is_out)
+
+
+async def create_user(
+    database: Database | Transaction, tenant_id: UUID, email: str, name: str
+) -> UUID:
+    """Makes a user, or finds the one with this address."""
+    row = await database.fetch_one("add_user", new_id(), tenant_id, email, name)
+    user_id: UUID = row["id"]  # type: ignore[index]  # an upsert always returns its row
+    return user_id
 
 
 async def find_user(database: Database, tenant_id: UUID, email: str) -> UUID | None:
@@ -65,6 +109,48 @@ async def set_password_in(transaction: Transaction, user_id: UUID, hashed: str) 
     await transaction.fetch_one("set_password", user_id, hashed)
     row = await transaction.fetch_one("end_sessions", user_id)
     return 0 if row is None else int(row["ended"])
+
+
+async def create_api_key(
+    database: Database | Transaction,
+    *,
+    tenant_id: UUID,
+    user_id: UUID,
+    name: str,
+    pepper: bytes,
+    secret: str | None = None,
+    kind: CredentialKind = CredentialKind.API_KEY,
+    reach: Reach | None = None,
+) -> str:
+    """Makes a key and returns its secret, which is stored nowhere.
+
+    A secret given again for the same user is valid again.
+
+    Raises:
+        ValueError: the given secret is another user's, or does not begin as its kind does.
+    """
+    secret = secret or new_secret(PREFIX_OF[kind])
+    if kind is not CredentialKind.API_KEY and not secret.startswith(PREFIX_OF[kind]):
+        raise ValueError(f"a secret of this kind begins with {PREFIX_OF[kind]}")
+    digest = hash_secret(pepper, secret)
+    reach = reach or Reach()
+    row = await database.fetch_one(
+        "add_api_key",
+        new_id(),
+        tenant_id,
+        user_id,
+        digest,
+        shown_of(secret),
+        name,
+        kind,
+        *(
+            None if names is None else sorted(names)
+            for names in (reach.workspaces, reach.namespaces, reach.permissions)
+        ),
+    )
+    if row is None:
+        raise ValueError("this secret is the API key of another user")
+    return secret
 
 
 async def list_api_keys(database: Database, tenant_id: UUID | None) -> list[asyncpg.Record]:

@@ -14,7 +14,13 @@ from uuid import UUID
 import asyncpg
 
 from shared.agents.default import DEFAULT_MARKDOWN
-from shared.agents.spec import MARKDOWN_LOC, AgentSpec, SpecMode, parse_agent_spec
+from shared.agents.spec import (
+    MARKDOWN_LOC,
+    SLUG,
+    AgentSpec,
+    SpecMode,
+    parse_agent_spec,
+)
 from shared.agents.tool_names import HTTP_REQUEST, MCP_PREFIX, TOOL_NAMES, mcp_server_named
 from shared.errors import (
     AgentSpecInUse,
@@ -26,6 +32,7 @@ from shared.errors import (
 )
 from shared.ids import new_id
 from shared.postgres.pool import Database
+from shared.postgres.tenant import Owner
 from shared.postgres.transaction import Transaction
 from shared.settings import Settings
 from shared.turn.model import Principal
@@ -193,10 +200,9 @@ class AgentSpecService:
             AgentSpecNotFound: no id at all, unknown, deleted or another tenant's.
             InvalidRequest: a sub-agent, which only other agents call.
         """
-        try:
-            wanted = UUID(spec_id)
-        except ValueError:
-            raise AgentSpecNotFound from None
+        wanted = _as_id(spec_id)
+        if wanted is None:
+            raise AgentSpecNotFound
         row = _found(
             await self._database.for_tenant(principal).fetch_one(
                 "find_agent_spec_mode", wanted, principal.tenant_id
@@ -204,6 +210,47 @@ class AgentSpecService:
         )
         _require_primary(row["mode"], ("body", "agentSpecId"))
         return wanted
+
+    async def find(self, principal: Principal, name: str) -> tuple[UUID, str]:
+        """Id and mode of the spec that an id or a slug names.
+
+        Raises:
+            AgentSpecNotFound: neither of both, unknown, deleted or another tenant's.
+        """
+        spec_id = _as_id(name)
+
+        async def read(transaction: Transaction) -> asyncpg.Record:
+            row = None
+            if spec_id is not None:
+                row = await transaction.fetch_one(
+                    "find_agent_spec_mode", spec_id, principal.tenant_id
+                )
+            if row is None and SLUG.fullmatch(name):
+                await _seed_default(transaction, principal.tenant_id)
+                row = await transaction.fetch_one("find_agent_by_slug", principal.tenant_id, name)
+            return _found(row)
+
+        row = await self._database.for_tenant(principal).run_in_transaction(read)
+        return row["id"], row["mode"]
+
+    async def roll_back(self, principal: Principal, spec_id: UUID) -> asyncpg.Record:
+        """Writes the version before the newest once more, as the newest.
+
+        Raises:
+            AgentSpecNotFound, Forbidden, TooManyVersions, SlugTaken: as `update`.
+            InvalidRequest: there is no version before, or it no longer is a spec that can be used.
+        """
+        row = await self.get(principal, spec_id)
+        if row["version"] == 1:
+            raise InvalidRequest(("path", "id"), "There is no earlier version", "first_version")
+        before = _found(
+            await self._database.for_tenant(principal).fetch_one(
+                "get_agent_markdown", spec_id, principal.tenant_id, row["version"] - 1
+            )
+        )
+        return await self.update(
+            principal, spec_id, markdown=before["markdown"], make_default=False
+        )
 
     async def _run(
         self,
@@ -229,6 +276,18 @@ class AgentSpecService:
                 raise InvalidRequest(
                     (*MARKDOWN_LOC, "tools", index), f"{name} {_PER_DEPLOYMENT}", "unknown_tool"
                 )
+
+
+async def default_agent(database: Database, owner: Owner) -> UUID:
+    """The tenant's default spec, made by whoever asks first."""
+
+    async def work(transaction: Transaction) -> UUID:
+        await _seed_default(transaction, owner.tenant_id)
+        row = await transaction.fetch_one("find_default_agent", owner.tenant_id)
+        spec_id: UUID = _found(row)["id"]
+        return spec_id
+
+    return await database.for_tenant(owner).run_in_transaction(work)
 
 
 async def _seed_default(transaction: Transaction, tenant_id: UUID) -> None:
@@ -314,6 +373,13 @@ async def _check_sub_agents(
 def _require_primary(mode: str, loc: tuple[str | int, ...]) -> None:
     if mode != "primary":
         raise InvalidRequest(loc, "A sub-agent cannot be an entry point", "agent_mode")
+
+
+def _as_id(name: str) -> UUID | None:
+    try:
+        return UUID(name)
+    except ValueError:
+        return None
 
 
 def _found(row: asyncpg.Record | None) -> asyncpg.Record:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import IO, Any, Final
 from uuid import UUID
 
@@ -27,6 +28,16 @@ log = structlog.get_logger(__name__)
 LISTED_TEXT_BYTES: Final = 16_384
 """A longer text is left out of lists: a page has 100 artifacts."""
 _INLINE_TYPES: Final = {"json": "application/json", "text": "text/plain; charset=utf-8"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFile:
+    """What is known of a file that is uploaded to a project."""
+
+    project_id: UUID
+    props: dict[str, Any] | None
+    is_private: bool
+    """The project is its user's alone, and so is the file."""
 
 
 class ArtifactService:
@@ -68,7 +79,13 @@ class ArtifactService:
         )
 
     async def create_file(
-        self, principal: Principal, spool: Spool, *, name: str | None, title: str | None
+        self,
+        principal: Principal,
+        spool: Spool,
+        *,
+        name: str | None,
+        title: str | None,
+        project: ProjectFile | None = None,
     ) -> asyncpg.Record:
         """An artifact of a file, whose bytes are stored first.
 
@@ -96,6 +113,9 @@ class ArtifactService:
             key,
             kind.reader,
             principal.user_id,
+            None if project is None else project.project_id,
+            None if project is None else project.props,
+            project is not None and project.is_private,
         )
         if row["object_key"] != key:  # somebody else has stored the same at this moment
             await self._discard(key)

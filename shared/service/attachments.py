@@ -29,6 +29,10 @@ class AttachmentService:
         self._quota = quota
         self._ring = ring
 
+    def ring(self) -> None:
+        """Tells the workers that there is something to read."""
+        self._ring()
+
     async def attach(
         self, principal: Principal, thread_id: UUID, artifact_id: UUID, message_id: UUID | None
     ) -> tuple[asyncpg.Record, bool]:

@@ -30,13 +30,13 @@ from shared.errors import (
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.changes import UNCHANGED
 from shared.turn.model import Principal
 
 log = structlog.get_logger(__name__)
 
 LISTED_CONFIG_BYTES: Final = 8_192
 """A longer config is left out of lists: a page has 1,000 automations."""
-UNCHANGED: Final = object()
 
 
 def runnable_kinds(tools: frozenset[str]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 
 from shared.errors import RedisUnavailable
-from shared.jobs import INGEST_FILES, serialize_job
+from shared.jobs import serialize_job
 from shared.redis.connection import RedisConnection, RedisReplyError
 from shared.redis.keys import Keys
 
@@ -26,7 +26,7 @@ TTL_MS: Final = 60_000
 class Doorbell:
     """Enqueues an arq job without arguments, as arq would write it; a test holds it to that."""
 
-    def __init__(self, connection: RedisConnection, keys: Keys, job: str = INGEST_FILES) -> None:
+    def __init__(self, connection: RedisConnection, keys: Keys, job: str) -> None:
         """`job` is a name of `shared/jobs.py`."""
         self._connection = connection
         self._queue = keys.jobs

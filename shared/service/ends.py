@@ -14,10 +14,10 @@ from shared.postgres.transaction import Transaction
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.redis.event_log import EventLog
-from shared.service.follow import ended_event
 from shared.turn.events import Cursor, MessageDelta, TurnStarted, decode_event, encode_event
 from shared.turn.messages import interrupted_response, preview
 from shared.turn.model import Turn
+from shared.turn.replay import ended_event
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +46,7 @@ class TurnEnds:
                     await self._event_log.open(
                         turn.id, turn.attempt, generation, [payload], final=True
                     )
-                await self._dispatch.settle(
-                    LineChange(
-                        turn.tenant_id, turn.concurrency_key, turn.max_running, over=[turn.id]
-                    )
-                )
+                await self._dispatch.settle(LineChange.of_ended(turn))
         except (RedisUnavailable, RedisReplyError, TimeoutError) as error:
             log.warning("turn.end_unpublished", turn_id=str(turn.id), error=str(error))
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from shared.errors import InvalidRequest, NotFound, ThreadNotFound
+from shared.errors import InvalidRequest, MessageNotFound, ThreadNotFound, TurnNotFound
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
@@ -61,7 +61,7 @@ class FeedbackService:
 
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
-            NotFound: the thread has no such message or turn.
+            MessageNotFound, TurnNotFound: the thread has no such one.
             InvalidRequest: the message is no answer, or not one of that turn.
         """
         feedback_id = new_id()
@@ -147,9 +147,9 @@ async def _check_target(
     if found is None:
         raise ThreadNotFound
     if opinion.message_id is not None and found["message_id"] is None:
-        raise NotFound("Message not found")
+        raise MessageNotFound
     if opinion.turn_id is not None and found["turn_id"] is None:
-        raise NotFound("Turn not found")
+        raise TurnNotFound
     if opinion.message_id is None:
         return opinion
     if found["message_role"] != "assistant":

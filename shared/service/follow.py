@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from shared.errors import PostgresUnavailable, RedisUnavailable, TurnNotFound
@@ -26,26 +27,10 @@ from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.event_log import EventLog
 from shared.redis.turn_feed import Listener, TurnFeed
-from shared.turn.events import (
-    START,
-    AwaitingApproval,
-    Cursor,
-    Event,
-    EventBatch,
-    MessageDelta,
-    OpenCall,
-    ReasoningDelta,
-    ToolCall,
-    TurnEnded,
-    TurnError,
-    TurnSnapshot,
-    TurnStarted,
-    encode_event,
-    is_ended,
-    is_parked,
-)
+from shared.turn.events import START, Cursor, EventBatch, is_ended, is_parked
+from shared.turn.messages import is_truncated
 from shared.turn.model import Turn
-from shared.turn.retell import retell
+from shared.turn.replay import reasoning_of, replay_ended, replay_parked
 from shared.turn.state import TurnStatus
 
 log = structlog.get_logger(__name__)
@@ -332,7 +317,7 @@ class Follower:
             await self._check_silent()
             return []
         if self._is_end_overdue() or not await self._may_hear_end():
-            return await self._read_postgres()
+            return await self._read_ended()
         return []
 
     async def _may_hear_end(self) -> bool:
@@ -415,8 +400,8 @@ class Follower:
             raise TurnNotFound
         return turn_from_row(row)
 
-    async def _read_postgres(self) -> list[EventBatch]:
-        """What is left to say of a turn that has ended and whose log is gone."""
+    async def _load_said(self) -> tuple[Turn, list[asyncpg.Record]] | None:
+        """The turn and its messages; None: Postgres is away, and the log is tried again."""
         try:
             turn = await self._load_turn()
             rows = await self._hub.database.for_tenant(turn).fetch_many(
@@ -424,87 +409,26 @@ class Follower:
             )
         except PostgresUnavailable:
             self._from_log = True
+            return None
+        return turn, rows
+
+    async def _read_ended(self) -> list[EventBatch]:
+        """What is left to say of a turn that has ended and whose log is gone."""
+        said = await self._load_said()
+        if said is None:
             return []
+        turn, rows = said
         text = "".join(row["content"] for row in rows if row["role"] == "assistant")
-        reasoning = "".join(_reasoning_of(row["raw_data"]) for row in rows)
-        return replay_ended(turn, text, reasoning, self.cursor)
+        reasoning = "".join(reasoning_of(row["raw_data"]) for row in rows)
+        truncated = is_truncated(row["raw_data"] for row in rows)
+        return replay_ended(turn, text, reasoning, self.cursor, truncated=truncated)
 
     async def _read_parked(self) -> list[EventBatch]:
         """What a parked turn has said, from Postgres: its log is gone, or lacks the end."""
-        try:
-            turn = await self._load_turn()
-            rows = await self._hub.database.for_tenant(turn).fetch_many(
-                "list_output_messages", turn.tenant_id, turn.id
-            )
-        except PostgresUnavailable:
-            self._from_log = True
+        said = await self._load_said()
+        if said is None:
             return []
+        turn, rows = said
         if turn.status is not TurnStatus.AWAITING_APPROVAL:
             return []  # the next attempt tells everything
         return replay_parked(turn, [row["raw_data"] for row in rows], self.cursor)
-
-
-def replay_parked(
-    turn: Turn, raws: Sequence[dict[str, Any] | None], after: Cursor
-) -> list[EventBatch]:
-    """A parked turn's story; only its last event has a place to resume from, the others seq 0."""
-    last = Cursor(turn.attempt, turn.last_seq)
-    if after >= last:
-        return []
-    told = retell(raws)
-    if after.attempt == turn.attempt and after.seq > 0:
-        text = "".join(event.text for event in told if isinstance(event, MessageDelta))
-        reasoning = "".join(event.text for event in told if isinstance(event, ReasoningDelta))
-        open_calls = {approval.tool_call_id for approval in turn.approvals}
-        events: list[Event] = [
-            TurnSnapshot(text=text, reasoning=reasoning),
-            # What is asked about may have been lost with the log.
-            *(e for e in told if isinstance(e, ToolCall) and e.tool_call_id in open_calls),
-        ]
-    else:
-        events = [TurnStarted(attempt=turn.attempt, model_id=turn.model_id), *told]
-    batches = [EventBatch(turn.attempt, 0, [encode_event(event)]) for event in events]
-    return [*batches, EventBatch(*last, [encode_event(awaiting_event(turn))])]
-
-
-def awaiting_event(turn: Turn) -> AwaitingApproval:
-    """The `turn.awaiting_approval` of a parked turn."""
-    calls = [OpenCall(tool_call_id=a.tool_call_id, name=a.tool_name) for a in turn.approvals]
-    expires_at = turn.approvals[0].expires_at if turn.approvals else None
-    return AwaitingApproval(actions=calls, expires_at=expires_at)
-
-
-def replay_ended(turn: Turn, text: str, reasoning: str, after: Cursor) -> list[EventBatch]:
-    """A finished turn as few events. All but the end have seq 0: they cannot be resumed from."""
-    attempt = max(turn.attempt, 1)
-    payloads: list[bytes] = []
-    has_spoken = turn.started_at is not None or bool(text)
-    if has_spoken and (after.attempt < attempt or after.seq == 0):
-        payloads.append(encode_event(TurnStarted(attempt=attempt, model_id=turn.model_id)))
-        if reasoning:
-            payloads.append(encode_event(ReasoningDelta(text=reasoning)))
-        if text:
-            payloads.append(encode_event(MessageDelta(text=text)))
-    elif has_spoken and after.seq < turn.last_seq:
-        payloads.append(encode_event(TurnSnapshot(text=text, reasoning=reasoning)))
-    batches = [EventBatch(attempt, 0, [payload]) for payload in payloads]
-    end = EventBatch(attempt, max(turn.last_seq, 1), [encode_event(ended_event(turn))])
-    return [*batches, end]
-
-
-def ended_event(turn: Turn) -> TurnEnded:
-    """The `turn.ended` of a turn in a terminal status."""
-    return TurnEnded(
-        status=turn.status,
-        error=None if turn.error is None else TurnError.model_validate(turn.error),
-        usage=turn.usage,
-        output_message_id=None if turn.output_message_id is None else str(turn.output_message_id),
-        duration_s=turn.duration_s,
-    )
-
-
-def _reasoning_of(raw: dict[str, object] | None) -> str:
-    parts = raw.get("parts") if raw else None
-    if not isinstance(parts, list):
-        return ""
-    return "".join(str(p.get("content", "")) for p in parts if p.get("part_kind") == "thinking")

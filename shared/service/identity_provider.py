@@ -11,38 +11,19 @@ import base64
 import binascii
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import jwt
 import orjson
 
 from shared.errors import NotAuthenticated
+from shared.service.identity import MAX_TOKEN_CHARS, Identity, looks_like_token
 from shared.service.provider_keys import ProviderKeys, source_of
 from shared.settings import Settings
 
-MAX_TOKEN_CHARS: Final = 8192
 LEEWAY_S: Final = 60
 _MAX_CLAIM_CHARS: Final = 255
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Whom a token names. `tenant` is a short name or an id; `expires_at` includes the leeway."""
-
-    issuer: str
-    tenant: str
-    subject: str
-    email: str | None
-    """One that the provider has verified: anybody may call themselves by any other."""
-    name: str | None
-    expires_at: float
-
-
-def looks_like_token(secret: str) -> bool:
-    """Three parts, of which the first is a JSON object: no secret of ours looks so."""
-    return secret.startswith("eyJ") and secret.count(".") == 2
 
 
 class IdentityProvider:
@@ -56,10 +37,8 @@ class IdentityProvider:
         self._clock = clock
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The issuer of this deployment; None when it has none."""
-        if settings.jwt_issuer is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The issuer of this deployment."""
         return cls(settings, ProviderKeys(source_of(settings)))
 
     @property

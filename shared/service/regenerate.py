@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from shared.errors import ConcurrencyConflict, NotFound, ThreadNotFound
+from shared.errors import ConcurrencyConflict, MessageNotFound, ThreadNotFound
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.turn.messages import preview
 from shared.turn.model import ConflictPolicy, NewTurn
+from shared.turn.preceding import PRECEDED
 
 
 async def accept_regenerated(database: Database, new: NewTurn, queue_ttl_s: float) -> Any:
@@ -23,7 +24,7 @@ async def accept_regenerated(database: Database, new: NewTurn, queue_ttl_s: floa
 
     Raises:
         ThreadNotFound: the thread is gone or not the caller's.
-        NotFound: it has no such message, or none at all.
+        MessageNotFound: it has no such message, or none at all.
         ConcurrencyConflict: it has an active turn; or `reject`, and the key has one.
     """
     tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
@@ -48,7 +49,7 @@ async def accept_regenerated(database: Database, new: NewTurn, queue_ttl_s: floa
             raise ConcurrencyConflict(str(active["id"]))
         exchange = await _find_exchange(transaction, new)
         if exchange is None:
-            raise NotFound("Message not found")
+            raise MessageNotFound
         if new.conflict_policy is ConflictPolicy.REJECT:
             await _require_idle_key(transaction, new)
         await transaction.go_on_as_engine()
@@ -61,7 +62,7 @@ async def accept_regenerated(database: Database, new: NewTurn, queue_ttl_s: floa
             exchange["turn_id"],
             new.planned_output_message_id,
             new.model_id,
-            new.settings,
+            new.settings | ({PRECEDED: True} if exchange["is_preceded"] else {}),
             new.system_prompt,
             new.concurrency_key,
             new.idempotency_scope,

@@ -18,7 +18,7 @@ import asyncpg
 from shared.errors import NotAuthenticated, TooManyFailures
 from shared.ids import new_id
 from shared.postgres.pool import Database
-from shared.service.api_keys import SESSION_PREFIX, hash_session, new_secret, shown_of
+from shared.service.credentials import SESSION_PREFIX, hash_session, new_secret, shown_of
 from shared.service.passwords import Passwords
 from shared.settings import Settings
 from shared.turn.model import Principal

@@ -15,6 +15,7 @@ from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.cancel import CancelService
+from shared.service.changes import UNCHANGED, as_flagged
 from shared.service.cursor import (
     decode_seq,
     decode_time_and_id,
@@ -23,7 +24,6 @@ from shared.service.cursor import (
 )
 from shared.turn.model import Principal
 
-UNCHANGED: Final = object()
 _DELETE_TRIES: Final = 10
 _LAST_SEQ: Final = 2**63 - 1
 _DELETE_PAGE: Final = 500
@@ -105,15 +105,8 @@ class ThreadService:
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
-        changes: list[object] = []
-        for value in (
-            title,
-            system_prompt,
-            {} if metadata is None else metadata,
-            agent_spec_id,
-        ):
-            is_given = value is not UNCHANGED
-            changes += [is_given, value if is_given else None]
+        kept = {} if metadata is None else metadata
+        changes = as_flagged(title, system_prompt, kept, agent_spec_id)
         return self._found(
             await self._database.for_tenant(principal).fetch_one(
                 "update_thread", thread_id, principal.tenant_id, principal.user_id, *changes

@@ -8,15 +8,19 @@ import functools
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from shared.errors import (
+    AgentSpecNotFound,
+    ArtifactNotFound,
     ConcurrencyConflict,
     IdempotencyKeyReused,
     Overloaded,
     PostgresUnavailable,
     RedisUnavailable,
     StorageFull,
+    ThreadMovedOn,
     ThreadNotFound,
     TurnNotFound,
 )
@@ -31,6 +35,7 @@ from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub
+from shared.service.given_messages import add_given
 from shared.service.regenerate import accept_regenerated
 from shared.service.storage import StorageQuota
 from shared.turn.messages import preview, title
@@ -44,6 +49,10 @@ MAX_REPLAYS_SOUGHT: Final = 4
 others are refused like new ones, and may come again."""
 END_POLL_S: Final = 5.0
 """How often a waiting caller asks Postgres, should Redis not tell."""
+
+
+class _NotAccepted(Exception):
+    """The idempotency key was used meanwhile, or the thread is gone: nothing is to stay."""
 
 
 class TurnService:
@@ -82,19 +91,32 @@ class TurnService:
         refusal = self._backlog.find_refusal(new.principal.tenant_id, new.concurrency_key)
         return None if refusal is None else await self._find_replay_or_refuse(new, refusal)
 
+    async def find_replay(self, new: NewTurn) -> Accepted | None:
+        """What a submit under the same idempotency key has made before, if anything.
+
+        Raises:
+            IdempotencyKeyReused: the key stands for another request.
+        """
+        known = await self._find_accepted(new)
+        return None if known is None else await self._replay(new, known)
+
     async def submit(self, new: NewTurn) -> Accepted:
         """Writes a turn down, then announces it. When this returns, the turn is safe.
 
         Raises:
             ThreadNotFound: the thread is gone or not the caller's.
             IdempotencyKeyReused: the key stands for another request.
-            NotFound: the thread has no such message to answer anew.
+            MessageNotFound: the thread has no such message to answer anew.
+            ThreadMovedOn: the turn `new` follows is not the newest of the thread; or there is one,
+                before which the messages that `new` brings along would have no place.
             ConcurrencyConflict: `reject`, and the key has an active turn; or the thread has one,
                 and the turn would answer a message anew.
             QueueFull: no more turns may wait; one that was accepted before is still returned.
             Saturated: the turn would not be started within its queue time.
             StorageFull: there is no room for the message's files.
-            TooManyAttachments: the same of the thread.
+            TooManyAttachments: the thread has none for those, or for the message's artifacts.
+            ArtifactNotFound: an artifact of the message is gone, or not the thread's user's to see.
+            AgentSpecNotFound: the turn's own agent spec is gone.
             PostgresUnavailable: nothing was accepted, or nobody can tell; a retry under the same
                 idempotency key is safe.
         """
@@ -112,13 +134,16 @@ class TurnService:
         return accepted
 
     async def _accept(self, new: NewTurn) -> Accepted:
+        new = new.as_said()
         try:
             if new.redo is not None:
                 row = await accept_regenerated(self._database, new, self._queue_ttl_s)
-            elif new.conflict_policy is ConflictPolicy.REJECT or new.files:
+            elif new.conflict_policy is ConflictPolicy.REJECT or new.follows or new.brings_more:
                 row = await self._accept_alone(new)
             else:
                 row = await self._accepts.run(*self._accept_arguments(new))
+        except _NotAccepted:
+            row = None
         except PostgresUnavailable:
             # The commit may have happened: the idempotency key tells.
             if await self._find_accepted(new) is None:
@@ -139,9 +164,10 @@ class TurnService:
     async def _accept_alone(self, new: NewTurn) -> Any:
         async def accept(transaction: Transaction) -> Any:
             tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
+            if new.makes_thread:
+                await transaction.fetch_one("create_thread_once", new.thread_id, tenant_id, user_id)
             # First: a conflict would tell a stranger that somebody else's thread is busy.
-            thread = await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id)
-            if thread is None:
+            if not await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id):
                 raise ThreadNotFound
             await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
             known = await transaction.fetch_one(
@@ -149,6 +175,8 @@ class TurnService:
             )
             if known is not None:
                 return None
+            if new.follows is not None:
+                await self._require_newest(transaction, new, new.follows)
             active = new.conflict_policy is ConflictPolicy.REJECT and await transaction.fetch_one(
                 "find_active_turn_of_key", tenant_id, new.concurrency_key
             )
@@ -156,24 +184,95 @@ class TurnService:
                 raise ConcurrencyConflict(
                     str(active["id"]) if active["user_id"] == user_id else None
                 )
-            if new.files:
-                await self._require_room(transaction, new, thread["attachment_count"])
+            if new.files or new.artifact_ids:
+                await self._require_room(transaction, new)
+            if new.given:
+                await self._add_given(transaction, new)
             await transaction.go_on_as_engine()
             accepted = await transaction.fetch_one(
                 "accept_turns", *columns([as_elements(self._accept_arguments(new))])
             )
-            if accepted is not None and new.files:
-                await transaction.fetch_many("attach_message_files", *_file_arguments(new))
-            return accepted
+            if accepted is None:
+                raise _NotAccepted
+            return await self._add_more(transaction, new, accepted)
 
         return await self._database.for_tenant(new.principal).run_in_transaction(accept)
 
-    async def _require_room(self, transaction: Transaction, new: NewTurn, attached: int) -> None:
-        size_bytes = sum(len(file.data) for file in new.files)
-        self._quota.require_place(attached, len(new.files))
-        await self._quota.require_room(
-            transaction, new.principal.tenant_id, len(new.files), size_bytes
+    @staticmethod
+    async def _require_newest(transaction: Transaction, new: NewTurn, turn_id: UUID) -> None:
+        locked = await transaction.fetch_one(
+            "lock_thread", new.thread_id, new.principal.tenant_id, new.principal.user_id
         )
+        if locked is None or locked["last_turn_id"] != turn_id:
+            raise ThreadMovedOn
+
+    async def _add_given(self, transaction: Transaction, new: NewTurn) -> None:
+        thread = await self._lock_thread(transaction, new)
+        if thread["last_turn_id"] is not None:
+            raise ThreadMovedOn
+        await add_given(transaction, new.principal, new.thread_id, new.given)
+
+    @staticmethod
+    async def _lock_thread(transaction: Transaction, new: NewTurn) -> asyncpg.Record:
+        locked = await transaction.fetch_one(
+            "lock_thread", new.thread_id, new.principal.tenant_id, new.principal.user_id
+        )
+        if locked is None:
+            raise ThreadNotFound
+        return locked
+
+    async def _add_more(self, transaction: Transaction, new: NewTurn, accepted: Any) -> Any:
+        """What a turn brings besides its own rows; the accepted row with what that changed."""
+        if new.files:
+            await transaction.fetch_many("attach_message_files", *_file_arguments(new))
+        if new.artifact_ids:
+            await self._attach_artifacts(transaction, new)
+        if new.principal.acts_for is not None:
+            await transaction.fetch_one(
+                "name_author",
+                new.input_message_id,
+                new.principal.tenant_id,
+                new.principal.acts_for,
+            )
+        if new.agent_spec_id is None:
+            return accepted
+        return {**accepted, **await self._give_agent(transaction, new, new.agent_spec_id)}
+
+    @staticmethod
+    async def _attach_artifacts(transaction: Transaction, new: NewTurn) -> None:
+        attached = await transaction.fetch_many(
+            "attach_message_artifacts",
+            new.principal.tenant_id,
+            new.principal.user_id,
+            new.thread_id,
+            new.input_message_id,
+            [new_id() for _ in new.artifact_ids],
+            list(new.artifact_ids),
+        )
+        if len(attached) < len(new.artifact_ids):
+            raise ArtifactNotFound
+
+    @staticmethod
+    async def _give_agent(
+        transaction: Transaction, new: NewTurn, agent_spec_id: UUID
+    ) -> asyncpg.Record:
+        row = await transaction.fetch_one(
+            "give_turn_agent", new.id, new.principal.tenant_id, agent_spec_id, new.model_id
+        )
+        if row is None:
+            raise AgentSpecNotFound
+        return row
+
+    async def _require_room(self, transaction: Transaction, new: NewTurn) -> None:
+        # Locked: what others attach meanwhile counts.
+        thread = await self._lock_thread(transaction, new)
+        more = len(new.files) + len(new.artifact_ids)
+        self._quota.require_place(thread["attachment_count"], more)
+        if new.files:
+            size_bytes = sum(len(file.data) for file in new.files)
+            await self._quota.require_room(
+                transaction, new.principal.tenant_id, len(new.files), size_bytes
+            )
         if any(file.object_key is None for file in new.files):  # there was no room a moment ago
             raise StorageFull("more than it may store")
 
@@ -315,7 +414,7 @@ class TurnService:
 
     def announce_resumed(self, turn: Turn) -> None:
         """Tells Redis that a parked turn waits again. Losing this loses nothing."""
-        self._announce(resumed_line(turn))
+        self._announce(LineChange.of_returned(turn))
 
     def _announce(self, change: LineChange) -> None:
         reply = self._dispatch.send_settle(change)
@@ -355,17 +454,6 @@ def _file_arguments(new: NewTurn) -> tuple[Any, ...]:
         [file.reader for file in files],
         [file.name for file in files],
         [file.mime_type for file in files],
-    )
-
-
-def resumed_line(turn: Turn) -> LineChange:
-    """What is new on the line of a turn that was parked and waits again."""
-    return LineChange(
-        turn.tenant_id,
-        turn.concurrency_key,
-        turn.max_running,
-        over=[turn.id],
-        waiting={turn.id: turn.accept_seq},
     )
 
 

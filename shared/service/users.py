@@ -13,11 +13,12 @@ import asyncpg
 from shared.errors import Forbidden, InvalidCursor, NotAuthenticated, NotFound, TooManyTokens
 from shared.ids import new_id
 from shared.postgres.pool import Database
-from shared.service.api_keys import (
+from shared.service.changes import UNCHANGED, as_flagged
+from shared.service.credentials import (
     API_KEY,
     SESSION,
     TOKEN_PREFIX,
-    ApiKeys,
+    Credentials,
     hash_secret,
     new_secret,
     shown_of,
@@ -28,7 +29,6 @@ from shared.turn.model import Principal
 
 MAX_TOKENS: Final = 100
 MAX_TOKEN_DAYS: Final = 365
-UNCHANGED: Final = object()
 
 
 @cache
@@ -48,9 +48,9 @@ class MadeToken:
 class UserService:
     """The caller's own account. Rows come as records: the surface names their fields."""
 
-    def __init__(self, database: Database, api_keys: ApiKeys, settings: Settings) -> None:
+    def __init__(self, database: Database, credentials: Credentials, settings: Settings) -> None:
         self._database = database
-        self._api_keys = api_keys
+        self._credentials = credentials
         self._pepper = settings.key_pepper.get_secret_value().encode()
 
     async def get(self, principal: Principal) -> asyncpg.Record:
@@ -75,10 +75,7 @@ class UserService:
         locale: object = UNCHANGED,
     ) -> asyncpg.Record:
         """Changes what is given; None clears time zone and locale."""
-        changes: list[object] = []
-        for value in (name, timezone, locale):
-            is_given = value is not UNCHANGED
-            changes += [is_given, value if is_given else None]
+        changes = as_flagged(name, timezone, locale)
         row = await self._database.for_tenant(principal).fetch_one(
             "update_user", principal.tenant_id, principal.user_id, *changes
         )
@@ -144,7 +141,7 @@ class UserService:
         )
         if row is None:
             raise NotFound("Access token not found")
-        self._api_keys.forget({token_id})
+        self._credentials.forget({token_id})
 
 
 def _decode_id(cursor: str) -> UUID:

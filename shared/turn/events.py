@@ -20,7 +20,8 @@ from shared.turn.state import TurnStatus
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    # Members that are not known are passed over: a newer release's worker may say more.
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
 class TurnQueued(_Event):
@@ -48,7 +49,7 @@ class TurnStarted(_Event):
 class MessageDelta:
     """A piece of the answer. A plain dataclass, like the other delta: there are many of them."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
     text: str
     type: Literal["message.delta"] = "message.delta"
@@ -58,7 +59,7 @@ class MessageDelta:
 class ReasoningDelta:
     """A piece of the model's reasoning."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
     text: str
     type: Literal["reasoning.delta"] = "reasoning.delta"
@@ -145,6 +146,8 @@ class TurnEnded(_Event):
     usage: Usage | None = None
     output_message_id: str | None = Field(default=None, alias="outputMessageId")
     duration_s: float | None = Field(default=None, alias="durationSeconds")
+    truncated: Literal[True] | None = None
+    """The model stopped because it may say no more, not because it was done."""
 
 
 Event = Annotated[

@@ -6,6 +6,7 @@ pydantic-ai's own adapter.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,6 +29,12 @@ def interrupted_response(text: str, model_id: str) -> dict[str, Any]:
         "timestamp": _now(),
         "state": "interrupted",
     }
+
+
+def is_truncated(raws: Iterable[Mapping[str, Any] | None]) -> bool:
+    """Whether the last ModelResponse among these messages ended at its limit of tokens."""
+    reasons = [raw.get("finish_reason") for raw in raws if raw and raw.get("kind") == "response"]
+    return bool(reasons) and reasons[-1] == "length"
 
 
 def preview(text: str) -> str | None:

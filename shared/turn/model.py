@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from shared.turn.approval import OpenApproval
@@ -28,6 +28,41 @@ class ConflictPolicy(StrEnum):
 SUPPORTED_CONFLICT_POLICIES = (ConflictPolicy.ENQUEUE, ConflictPolicy.REJECT)
 
 
+class CredentialKind(StrEnum):
+    """What a credential is. Each surface takes some kinds; to it the others are unknown."""
+
+    API_KEY = "api_key"
+    PAT = "pat"
+    SESSION = "session"
+    PROVIDER = "provider"
+    """A token of the tenant's identity provider; it has no row here."""
+    MECHAMENTAL = "mechamental"
+    KODEY_SECRET = "kodey_secret"  # noqa: S105 - a kind, not one of them
+    KODEY_PUBLISHABLE = "kodey_publishable"
+    ZYLON = "zylon"
+
+
+CHAT_KINDS = frozenset(
+    {
+        CredentialKind.API_KEY,
+        CredentialKind.PAT,
+        CredentialKind.SESSION,
+        CredentialKind.PROVIDER,
+    }
+)
+"""What the primary surface takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a credential reaches; None of each: everywhere."""
+
+    workspaces: frozenset[str] | None = None
+    namespaces: frozenset[str] | None = None
+    permissions: frozenset[str] | None = None
+    """Such as `messages:read`, `messages:write`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks: one user of one tenant, known by one credential.
@@ -43,6 +78,10 @@ class Principal:
     """Unix time at which a provider's token ends; credentials of ours are asked for instead."""
     is_self_made: bool = field(default=False, compare=False)
     """A token, a session, or a provider's token: the user may get more of them."""
+    kind: CredentialKind = field(default=CredentialKind.API_KEY, compare=False)
+    reach: Reach = field(default=Reach(), compare=False)
+    acts_for: UUID | None = field(default=None, compare=False)
+    """Who asks, where `user_id` is the owner of a shared thread they may use."""
 
     @property
     def counted_as(self) -> UUID:
@@ -50,7 +89,13 @@ class Principal:
 
         An API key, which operators make, counts alone; all that a user makes or brings as the user.
         """
-        return self.user_id if self.is_self_made else self.key_id
+        return (self.acts_for or self.user_id) if self.is_self_made else self.key_id
+
+    def acting_as(self, owner_id: UUID) -> Principal:
+        """Who asks, with the rights of the owner of a thread that is shared with them."""
+        if owner_id == self.user_id:
+            return self
+        return replace(self, user_id=owner_id, acts_for=self.acts_for or self.user_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +104,13 @@ class Redo:
 
     message_id: str | None
     """As the client has it: perhaps an id that no message has."""
+
+
+class Given(NamedTuple):
+    """A message that no turn has made."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +141,28 @@ class NewTurn:
     """False when `model_id` is only the deployment's default: an agent spec's goes before it."""
     redo: Redo | None = None
     """Set: the message is one that the thread has already; its id and text are found at accept."""
+    follows: UUID | None = None
+    """Set: the turn is accepted only while this one is the newest of its thread."""
+    given: tuple[Given, ...] = ()
+    """Messages before its own, in a thread that has no turn yet; of the same commit."""
+    artifact_ids: tuple[UUID, ...] = ()
+    """What is attached to the message in the commit that accepts it."""
+    agent_spec_id: UUID | None = None
+    """Set: this agent spec serves the turn, whatever its thread has."""
+    makes_thread: bool = False
+    """True: its thread, where there is none yet, is made in the commit that accepts it."""
+
+    @property
+    def brings_more(self) -> bool:
+        """Whether more than its own rows is written in the commit that accepts it."""
+        more = self.files or self.artifact_ids or self.given or self.makes_thread
+        return bool(more or self.agent_spec_id or self.principal.acts_for)
+
+    def as_said(self) -> NewTurn:
+        """The same; where another asks than the thread's user, no model is told who that one is."""
+        if self.principal.acts_for is None:
+            return self
+        return replace(self, settings={**self.settings, "isAnonymous": True})
 
 
 @dataclass(frozen=True, slots=True)

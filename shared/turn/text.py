@@ -7,6 +7,8 @@ from typing import Any, Final
 
 _REPLACEMENT: Final = "\ufffd"
 _INTEGERS: Final = range(-(2**63), 2**64)
+MAX_DEPTH: Final = 32
+"""Levels of JSON from outside: what stands inside a stored text can be as deep as it likes."""
 
 
 def storable(text: str) -> str:
@@ -19,6 +21,21 @@ def storable(text: str) -> str:
     except UnicodeEncodeError:
         return "".join(_REPLACEMENT if "\ud800" <= char <= "\udfff" else char for char in text)
     return text
+
+
+def is_deep(value: Any) -> bool:
+    """Whether a JSON value has more than `MAX_DEPTH` levels; looks no deeper."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def storable_json(value: Any) -> Any:

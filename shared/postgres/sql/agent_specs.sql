@@ -36,6 +36,27 @@ select s.slug, s.mode
 from agent_specs s
 where s.tenant_id = $1 and s.slug = any($2::text[]) and s.deleted_at is null;
 
+-- name: find_agent_by_slug :one tenant
+-- The living spec with a slug. $1 tenant  $2 slug
+select s.id, s.mode
+from agent_specs s
+where s.tenant_id = $1 and s.slug = $2 and s.deleted_at is null;
+
+-- name: find_agents_of_type :many tenant
+-- Living specs whose head names this type, or whose mode it is where the head names none.
+-- $1 tenant  $2 type
+select s.id, s.is_default
+from agent_specs s
+join agent_spec_versions v on v.spec_id = s.id and v.version = s.version
+where s.tenant_id = $1 and s.deleted_at is null
+    and (coalesce(v.frontmatter ->> 'type', s.mode) = $2) is true;
+
+-- name: get_agent_markdown :one tenant
+-- A version of a living spec as it was written. $1 spec  $2 tenant  $3 version
+select v.markdown
+from agent_spec_versions v
+where v.spec_id = $1 and v.version = $3 and (v.tenant_id = $2) is true;
+
 -- name: find_default_agent :one tenant
 -- The tenant's default spec. $1 tenant
 select s.id

@@ -2,7 +2,8 @@
 -- The credential a hash stands for; no row where anything makes it, or the one it was made with,
 -- invalid. $1 hash   -- scope: system
 select k.id, k.tenant_id, k.user_id, k.key_hash, k.token_type,
-    k.token_type <> 'api_key' as is_self_made
+    k.token_type in ('pat', 'session') as is_self_made,
+    k.workspaces, k.namespaces, k.permissions
 from api_keys k
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id
@@ -52,11 +53,21 @@ where k.id in (
 
 -- name: add_api_key :one engine
 -- Writes a key down, or makes the same user's same secret valid again; no row = another user's.
--- $1 key  $2 tenant  $3 user  $4 hash  $5 first characters  $6 name
-insert into api_keys (id, tenant_id, user_id, key_hash, prefix, name)
-values ($1, $2, $3, $4, $5, $6)
-on conflict (key_hash) do update set revoked_at = null, name = excluded.name
-    where api_keys.tenant_id = excluded.tenant_id and api_keys.user_id = excluded.user_id
+-- $1 key  $2 tenant  $3 user  $4 hash  $5 first characters  $6 name  $7 kind
+-- $8 workspaces, $9 namespaces, $10 permissions that it is restricted to, null: to none
+insert into api_keys (
+    id, tenant_id, user_id, key_hash, prefix, name, token_type, workspaces, namespaces, permissions
+)
+values ($1, $2, $3, $4, $5, $6, $7, $8::text[], $9::text[], $10::text[])
+on conflict (key_hash) do update
+    set revoked_at = null,
+        name = excluded.name,
+        workspaces = excluded.workspaces,
+        namespaces = excluded.namespaces,
+        permissions = excluded.permissions
+    where api_keys.tenant_id = excluded.tenant_id
+        and api_keys.user_id = excluded.user_id
+        and api_keys.token_type = excluded.token_type
 returning id;
 
 -- name: revoke_api_key :one engine
@@ -127,7 +138,7 @@ select
         k.revoked_at, (select p.revoked_at from api_keys p where p.id = k.parent_id)
     ) as revoked_at
 from api_keys k
-where k.tenant_id = $1 and k.user_id = $2 and k.token_type <> 'session'
+where k.tenant_id = $1 and k.user_id = $2 and k.token_type in ('api_key', 'pat')
     and k.id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 order by k.id desc
 limit $4;
@@ -136,7 +147,7 @@ limit $4;
 -- Ends one of a user's own keys or tokens for good; no row = there is none. $1 id  $2 tenant  $3 user
 update api_keys k
 set revoked_at = coalesce(k.revoked_at, now())
-where k.id = $1 and k.tenant_id = $2 and k.user_id = $3 and k.token_type <> 'session'
+where k.id = $1 and k.tenant_id = $2 and k.user_id = $3 and k.token_type in ('api_key', 'pat')
 returning k.id;
 
 -- name: purge_credentials :one engine
@@ -147,7 +158,7 @@ with gone as (
     where k.id in (
         select o.id
         from api_keys o
-        where o.token_type <> 'api_key'
+        where o.token_type in ('pat', 'session')
             and least(o.revoked_at, o.expires_at) < now() - make_interval(secs => $1)
         order by least(o.revoked_at, o.expires_at)
         limit $2

@@ -25,7 +25,7 @@ returning f.object_key;
 -- name: create_file_artifact :one tenant
 -- An artifact of stored content; `object_key` is the one that counts, of whoever stored it first.
 -- $1 id  $2 tenant  $3 title  $4 file name  $5 type  $6 size in bytes  $7 sha256  $8 object key
--- $9 reader  $10 user
+-- $9 reader  $10 user  $11 project?  $12 properties?  $13 its user's alone
 with stored as (
     insert into stored_files (tenant_id, sha256, object_key, size_bytes, reader)
     values ($2, $7, $8, $6, $9)
@@ -34,9 +34,10 @@ with stored as (
 ),
 made as (
     insert into artifacts (
-        id, tenant_id, kind, title, original_filename, mime_type, size_bytes, sha256, created_by
+        id, tenant_id, kind, title, original_filename, mime_type, size_bytes, sha256, created_by,
+        project_id, props, is_private
     )
-    values ($1, $2, 'file', $3, $4, $5, $6, $7, $10)
+    values ($1, $2, 'file', $3, $4, $5, $6, $7, $10, $11, $12::jsonb, $13)
     returning *
 )
 select m.*, s.object_key

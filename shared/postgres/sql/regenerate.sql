@@ -11,8 +11,8 @@ limit 1;
 
 -- name: find_exchange :one tenant
 -- Which exchange a message belongs to: the turn that answered last, and the user's message it
--- answered. $1 tenant  $2 thread  $3 message
-select m.turn_id, t.input_message_id, i.content
+-- answered; and whether that brought others along. $1 tenant  $2 thread  $3 message
+select m.turn_id, t.input_message_id, i.content, t.settings -> 'preceded' is not null as is_preceded
 from messages m
 join turns t on t.id = m.turn_id
 join messages i on i.id = t.input_message_id

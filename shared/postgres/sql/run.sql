@@ -151,56 +151,72 @@ left join lateral (
 where t.id = any($1::uuid[]);
 
 -- name: list_histories :many engine
--- What turns may see of their threads: the newest messages of earlier turns, in turn order.
+-- What turns may see of their threads: the newest messages of earlier turns, in turn order. What no
+-- turn has said stands behind the turns that had been accepted by then.
 -- One array per column: $1 turns  $2 tenants  $3 threads  $4 accept_seqs.
 -- $5 most rows of a turn  $6 bytes of a turn after which no more are read
 select h.turn_id, h.role, h.content, h.raw_data
 from (
     select
-        asked.turn_id, m.role, m.content, m.raw_data, m.turn_seq, m.seq,
+        asked.turn_id, m.role, m.content, m.raw_data, m.place, m.is_aside, m.seq,
         sum(
             greatest(
                 octet_length(m.content),
-                case when m.role <> 'user' then pg_column_size(m.raw_data) end
+                case
+                    -- a user's is the content once more, unless it brings other messages along
+                    when m.role <> 'user'
+                        or pg_column_size(m.raw_data) > octet_length(m.content) + 1024
+                        then pg_column_size(m.raw_data)
+                end
             )
         ) over (
             partition by asked.turn_id
-            order by coalesce(m.turn_seq, 0) desc, m.seq desc
+            order by m.place desc, m.is_aside desc, m.seq desc
             rows between unbounded preceding and 1 preceding
         ) as newer_bytes
     from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
         as asked (turn_id, tenant_id, thread_id, accept_seq)
     cross join lateral (
-        select both_kinds.*
+        select placed.*
         from (
-            (
-                select own.role, own.content, own.raw_data, own.turn_seq, own.seq
-                from messages own
-                where own.thread_id = asked.thread_id
-                    and (own.tenant_id = asked.tenant_id) is true
-                    and own.superseded_at is null
-                    and own.turn_seq < asked.accept_seq
-                order by own.turn_seq desc, own.seq desc
-                limit $5
-            )
-            union all
-            (
-                select own.role, own.content, own.raw_data, own.turn_seq, own.seq
-                from messages own
-                where own.thread_id = asked.thread_id
-                    and (own.tenant_id = asked.tenant_id) is true
-                    and own.superseded_at is null
-                    and own.turn_seq is null
-                order by own.turn_seq desc, own.seq desc
-                limit $5
-            )
-        ) both_kinds
-        order by coalesce(both_kinds.turn_seq, 0) desc, both_kinds.seq desc
+            select
+                both_kinds.role, both_kinds.content, both_kinds.raw_data, both_kinds.seq,
+                both_kinds.turn_seq is null as is_aside,
+                coalesce(
+                    both_kinds.turn_seq,
+                    max(both_kinds.turn_seq) over (order by both_kinds.seq),
+                    0
+                ) as place
+            from (
+                (
+                    select own.role, own.content, own.raw_data, own.turn_seq, own.seq
+                    from messages own
+                    where own.thread_id = asked.thread_id
+                        and (own.tenant_id = asked.tenant_id) is true
+                        and own.superseded_at is null
+                        and own.turn_seq < asked.accept_seq
+                    order by own.turn_seq desc, own.seq desc
+                    limit $5
+                )
+                union all
+                (
+                    select own.role, own.content, own.raw_data, own.turn_seq, own.seq
+                    from messages own
+                    where own.thread_id = asked.thread_id
+                        and (own.tenant_id = asked.tenant_id) is true
+                        and own.superseded_at is null
+                        and own.turn_seq is null
+                    order by own.turn_seq desc, own.seq desc
+                    limit $5
+                )
+            ) both_kinds
+        ) placed
+        order by placed.place desc, placed.is_aside desc, placed.seq desc
         limit $5
     ) m
 ) h
 where coalesce(h.newer_bytes, 0) < $6
-order by h.turn_id, coalesce(h.turn_seq, 0), h.seq;
+order by h.turn_id, h.place, h.is_aside, h.seq;
 
 -- name: renew_leases :many engine
 -- Heartbeat of one worker process for all its turns; a turn not returned is no longer its own.

@@ -137,7 +137,7 @@ where t.id = due.id and (select count(*) from held) >= 0
 returning t.*;
 
 -- name: purge_idempotency_keys :one engine
--- Forgets keys a day after their turn ended. $1 kept for s  $2 most   -- scope: system
+-- Forgets keys whose turn ended so long ago. $1 s  $2 most   -- scope: system
 with old as (
     select i.tenant_id, i.scope, i.key
     from idempotency_keys i

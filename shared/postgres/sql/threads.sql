@@ -79,6 +79,7 @@ left join lateral (
     limit 1
 ) last_turn on true
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
+    and (not th.is_transient) is true
     and (
         case when th.last_message_at is null then th.created_at else th.last_message_at end,
         th.id
@@ -139,7 +140,7 @@ left join lateral (
 
 -- name: lock_thread :one tenant
 -- Lets no turn be accepted in a thread until the commit. $1 thread  $2 tenant  $3 user
-select th.id, th.attachment_count
+select th.id, th.attachment_count, th.last_turn_id
 from threads th
 where th.id = $1
     and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
@@ -161,6 +162,7 @@ select
     coalesce($5::timestamptz, now()) as began_at
 from threads th
 where th.tenant_id = $1 and th.user_id = $2 and th.deleted_at is null
+    and (not th.is_transient) is true
     and (
         case when th.last_message_at is null then th.created_at else th.last_message_at end,
         th.id
@@ -199,7 +201,11 @@ where t.tenant_id = $1 and t.status in ({active})
         and ($3::uuid[] is null or t.thread_id = any($3))
         and ($4::boolean is null or (t.status in ({sources:claim})) = $4)
     ) is true
-    and (select th.deleted_at is null from threads th where th.id = t.thread_id)
+    and (
+        select th.deleted_at is null and ($3::uuid[] is not null or not th.is_transient)
+        from threads th
+        where th.id = t.thread_id
+    )
 order by t.accept_seq desc
 limit $6;
 

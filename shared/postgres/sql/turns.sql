@@ -66,7 +66,11 @@ from (
             and ($4::turn_status is null or own.status = $4)
             and ($5::text is null or own.concurrency_key = $5)
             and ($6::bigint is null or own.accept_seq < $6)
-            and (select th.deleted_at is null from threads th where th.id = own.thread_id)
+            and (
+                select th.deleted_at is null and not th.is_transient
+                from threads th
+                where th.id = own.thread_id
+            )
         order by own.accept_seq desc
         limit $7
     )
@@ -180,7 +184,6 @@ written as (
     select $4, e.tenant_id, e.thread_id, e.id, e.accept_seq, 'assistant', $5, 'pydantic_ai', $6::jsonb
     from ended e
     where $4::uuid is not null
-    returning id
 ),
 billed as (
     insert into usage (
@@ -193,7 +196,6 @@ billed as (
         coalesce((e.usage ->> 'cachedInputTokens')::bigint, 0),
         (e.usage ->> 'totalCost')::numeric
     from ended e
-    returning turn_id
 ),
 touched as (
     update threads th
@@ -202,13 +204,8 @@ touched as (
         last_message_preview = coalesce($8, th.last_message_preview)
     from ended e
     where th.id = e.thread_id
-    returning th.id
 )
-select e.*
-from ended e
-left join touched on true
-left join (select count(*) as messages from written) w on true
-left join (select count(*) as bills from billed) b on true;
+select e.* from ended e;
 
 -- name: replace_partial_text :one tenant
 -- Puts the client's own partial text in place of the one the server gathered.

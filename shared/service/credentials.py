@@ -13,14 +13,13 @@ import asyncio
 import functools
 import hashlib
 import hmac
-import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -31,9 +30,11 @@ from shared.background import in_background
 from shared.errors import NotAuthenticated, PostgresUnavailable
 from shared.ids import new_id
 from shared.postgres.pool import Database
-from shared.postgres.transaction import Transaction
-from shared.service.identity_provider import Identity, IdentityProvider, looks_like_token
-from shared.turn.model import Principal
+from shared.service.identity import Identity, looks_like_token
+from shared.turn.model import CHAT_KINDS, CredentialKind, Principal, Reach
+
+if TYPE_CHECKING:  # what verifies tokens is loaded where there is a provider alone
+    from shared.service.identity_provider import IdentityProvider
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +46,19 @@ MAX_USES: Final = 100_000
 SECRET_PREFIX: Final = "vai_sk_"  # noqa: S105 - what all keys begin with
 TOKEN_PREFIX: Final = "vai_pat_"  # noqa: S105 - what all personal tokens begin with
 SESSION_PREFIX: Final = "vai_ses_"
+MECHAMENTAL_PREFIX: Final = "mm_tok_"
+KODEY_SECRET_PREFIX: Final = "sk_live_"  # noqa: S105 - what they begin with
+KODEY_PUBLISHABLE_PREFIX: Final = "pk_live_"
+ZYLON_PREFIX: Final = "zy_tok_"
 SESSION: Final = "session"
 API_KEY: Final = "api_key"
+_SURFACE_PREFIXES: Final = (
+    MECHAMENTAL_PREFIX,
+    KODEY_SECRET_PREFIX,
+    KODEY_PUBLISHABLE_PREFIX,
+    ZYLON_PREFIX,
+)
+_SURFACE: Final = b"\0surface:"
 _SHOWN_CHARS: Final = 12
 _SESSION: Final = b"session:"
 _BEARER: Final = b"Bearer "
@@ -55,7 +67,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class ApiKeys:
+class Credentials:
     """Authenticates secrets against Postgres, through bounded caches and one look-up at a time.
 
     As `async with` it also writes down when they were used, once a minute.
@@ -106,12 +118,15 @@ class ApiKeys:
         )
 
     def find_known(self, authorization: bytes) -> Principal | None:
-        """Who `Bearer …` stands for, if that was asked in the last seconds; None tells nothing."""
+        """Who `Bearer …` stands for, if that was asked in the last seconds; None tells nothing.
+
+        Only of the kinds that the primary surface takes.
+        """
         if not authorization.startswith(_BEARER):
             return None
         digest = hmac.digest(self._pepper, authorization[len(_BEARER) :], "sha256")
         known = self._good.get(digest)
-        return None if known is None else known.value
+        return None if known is None or known.value.kind not in CHAT_KINDS else known.value
 
     async def require_valid(self, principal: Principal) -> None:
         """Asks again, at most once a second per key: has it been revoked meanwhile?
@@ -214,7 +229,12 @@ class ApiKeys:
             self._bad.put(known_as, None, asked_at)
             return None
         principal = Principal(
-            row["tenant_id"], row["user_id"], row["id"], is_self_made=row["is_self_made"]
+            row["tenant_id"],
+            row["user_id"],
+            row["id"],
+            is_self_made=row["is_self_made"],
+            kind=CredentialKind(row["token_type"]),
+            reach=Reach(*(_names(row[n]) for n in ("workspaces", "namespaces", "permissions"))),
         )
         self._good.put(known_as, principal, asked_at)
         if len(self._used) < MAX_USES:
@@ -291,9 +311,21 @@ class _ShortCache(Generic[K, V]):
         self._entries.pop(key, None)
 
 
+def _names(value: list[str] | None) -> frozenset[str] | None:
+    return None if value is None else frozenset(value)
+
+
 def hash_secret(pepper: bytes, secret: str) -> bytes:
-    """What is stored of a secret that travels in headers."""
-    return hmac.digest(pepper, secret.encode(), "sha256")
+    """What is stored of a secret that travels in headers.
+
+    Of the kinds that other surfaces take it is another hash, and one that no header leads to: a
+    release that does not know these kinds would take a key that is in every browser for its user's
+    own. It serves beside this one while processes are exchanged, and after a way back.
+    """
+    told = secret.encode()
+    if secret.startswith(_SURFACE_PREFIXES):
+        told = _SURFACE + told
+    return hmac.digest(pepper, told, "sha256")
 
 
 def hash_session(pepper: bytes, secret: str) -> bytes:
@@ -332,7 +364,12 @@ async def find_principal(
     if row is None or row["id"] is None or row["is_disabled"]:
         return None
     return Principal(
-        row["tenant_id"], row["id"], row["subject_id"], identity.expires_at, is_self_made=True
+        row["tenant_id"],
+        row["id"],
+        row["subject_id"],
+        identity.expires_at,
+        is_self_made=True,
+        kind=CredentialKind.PROVIDER,
     )
 
 
@@ -357,50 +394,3 @@ def as_tenant_id(name: str) -> UUID | None:
     except ValueError:
         return None
     return found if str(found) == name else None
-
-
-async def create_tenant(database: Database | Transaction, name: str) -> UUID:
-    """Makes a tenant; its short name is made of the name."""
-    tenant_id = new_id()
-    await database.fetch_one("add_tenant", tenant_id, name, short_name(name))
-    return tenant_id
-
-
-def short_name(name: str) -> str:
-    """Lower-case letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
-
-
-async def create_user(
-    database: Database | Transaction, tenant_id: UUID, email: str, name: str
-) -> UUID:
-    """Makes a user, or finds the one with this address."""
-    row = await database.fetch_one("add_user", new_id(), tenant_id, email, name)
-    user_id: UUID = row["id"]  # type: ignore[index]  # an upsert always returns its row
-    return user_id
-
-
-async def create_api_key(
-    database: Database | Transaction,
-    *,
-    tenant_id: UUID,
-    user_id: UUID,
-    name: str,
-    pepper: bytes,
-    secret: str | None = None,
-) -> str:
-    """Makes a key and returns its secret, which is stored nowhere.
-
-    A secret given again for the same user is valid again.
-
-    Raises:
-        ValueError: the given secret is another user's.
-    """
-    secret = secret or new_secret()
-    digest = hash_secret(pepper, secret)
-    row = await database.fetch_one(
-        "add_api_key", new_id(), tenant_id, user_id, digest, shown_of(secret), name
-    )
-    if row is None:
-        raise ValueError("this secret is the API key of another user")
-    return secret

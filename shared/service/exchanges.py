@@ -1,0 +1,168 @@
+"""A turn and the message it answers as one thing: read, continued elsewhere, made to disappear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+import asyncpg
+
+from shared.errors import MessageNotFound, ThreadNotFound, TurnNotFound
+from shared.ids import new_id
+from shared.postgres.pool import Database
+from shared.postgres.transaction import Transaction
+from shared.service.cancel import CancelService
+from shared.service.given_messages import add_given
+from shared.turn.model import Given, Principal, Turn
+
+MAX_COPIED: Final = 1000
+"""Messages of a fork: no model is shown more of a thread (`history_max_messages`)."""
+
+
+class Exchanges:
+    """Raises the errors of `shared.errors`."""
+
+    def __init__(self, database: Database, cancels: CancelService) -> None:
+        self._database = database
+        self._cancels = cancels
+
+    async def question(self, principal: Principal, turn: Turn) -> asyncpg.Record:
+        """The user's message that a turn answers.
+
+        Raises:
+            MessageNotFound: it was made to disappear.
+        """
+        row = await self._database.for_tenant(principal).fetch_one(
+            "get_message", turn.input_message_id, turn.tenant_id, turn.thread_id
+        )
+        if row is None:
+            raise MessageNotFound
+        return row
+
+    async def answer(self, turn: Turn) -> list[asyncpg.Record]:
+        """What a turn has said, as far as it is stored: all of it at its end."""
+        return await self._database.for_tenant(turn).fetch_many(
+            "list_output_messages", turn.tenant_id, turn.id
+        )
+
+    async def list_given(
+        self, principal: Principal, question: asyncpg.Record
+    ) -> list[asyncpg.Record]:
+        """Messages that no turn has made and that stand before a question, oldest first."""
+        return await self._database.for_tenant(principal).fetch_many(
+            "list_messages_of_no_turn",
+            principal.tenant_id,
+            question["thread_id"],
+            question["seq"],
+            MAX_COPIED,
+        )
+
+    async def begin(
+        self,
+        principal: Principal,
+        *,
+        metadata: dict[str, Any],
+        given: Sequence[Given] = (),
+        behind: Turn | None = None,
+    ) -> UUID:
+        """A new thread, with messages that are there before its first turn.
+
+        `behind`: it begins with what that turn's thread says up to and with it: the newest
+        `MAX_COPIED` messages, and what the thread tells its models; nothing that is attached.
+
+        Raises:
+            ThreadNotFound: the thread of `behind` was deleted.
+        """
+        tenant_id, user_id = principal.tenant_id, principal.user_id
+        thread_id = new_id()
+
+        async def work(transaction: Transaction) -> None:
+            title = system_prompt = agent_spec_id = None
+            if behind is not None:
+                source = await transaction.fetch_one(
+                    "get_thread", behind.thread_id, tenant_id, user_id
+                )
+                if source is None:
+                    raise ThreadNotFound
+                title, system_prompt = source["title"], source["system_prompt"]
+                agent_spec_id = source["agent_spec_id"]
+            await transaction.fetch_one(
+                "create_thread",
+                thread_id,
+                tenant_id,
+                user_id,
+                title,
+                system_prompt,
+                metadata,
+                agent_spec_id,
+            )
+            if behind is not None:
+                place = (behind.thread_id, behind.accept_seq, thread_id, MAX_COPIED)
+                await transaction.fetch_one("copy_exchanges", tenant_id, user_id, *place)
+            if given:
+                await add_given(transaction, principal, thread_id, given)
+
+        await self._database.for_tenant(principal).run_in_transaction(work)
+        return thread_id
+
+    async def find_thread_of_name(self, principal: Principal, name: str) -> UUID | None:
+        """The thread of a name that the user, or their client, has chosen.
+
+        The id of one of their threads is its name, too; any other name has a thread of its own,
+        `thread_id_of`. None: that was deleted, or no turn has made it yet.
+        """
+        thread_id = _as_uuid(name)
+        if thread_id is not None and await self._has_thread(principal, thread_id):
+            return thread_id
+        thread_id = thread_id_of(principal, name)
+        return thread_id if await self._has_thread(principal, thread_id) else None
+
+    async def _has_thread(self, principal: Principal, thread_id: UUID) -> bool:
+        row = await self._database.for_tenant(principal).fetch_one(
+            "get_thread", thread_id, principal.tenant_id, principal.user_id
+        )
+        return row is not None
+
+    async def hide(self, principal: Principal, turn: Turn, *, with_thread: bool = False) -> None:
+        """Ends a turn, and makes what it was asked and has said disappear, also for later turns.
+
+        What was attached to that goes along, and the thread tells of what is newest then.
+        `with_thread`: its thread was made for it, and goes in the same commit, unless there is more
+        than what was brought along: another turn, or a message that came later.
+
+        Raises:
+            TurnNotFound: unknown, somebody else's, or gone already, alone or with its thread.
+        """
+        turn = await self._cancels.cancel(principal, turn.id)
+        tenant_id, thread = principal.tenant_id, turn.thread_id
+        whose = (thread, tenant_id, principal.user_id)
+
+        async def work(transaction: Transaction) -> None:
+            if await transaction.fetch_one("lock_thread", *whose) is None:
+                raise TurnNotFound
+            gone = await transaction.fetch_one("hide_exchange", tenant_id, thread, turn.accept_seq)
+            if gone is None:
+                raise TurnNotFound
+            asked_with = turn.input_message_id
+            if with_thread and not await transaction.fetch_one(
+                "find_later_message", tenant_id, thread, asked_with
+            ):
+                await transaction.fetch_one("delete_thread", *whose)
+                return
+            await transaction.fetch_one("retell_last_message", *whose)
+            await transaction.fetch_one("retell_last_turn", *whose)
+
+        await self._database.for_tenant(principal).run_in_transaction(work)
+
+
+def thread_id_of(principal: Principal, name: str) -> UUID:
+    """The id of a name's own thread, made or not."""
+    return uuid5(principal.user_id, name)
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
