@@ -1,11 +1,13 @@
-"""What a worker does about approvals: goes on from where a turn was parked, and parks it."""
+"""What a turn goes on from that was parked for approvals, and what becomes of the approved calls.
+
+How it is parked: `worker/turn_commits.py`.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import structlog
@@ -17,31 +19,26 @@ from shared.turn.events import ToolResult
 from shared.turn.model import ClaimedTurn
 from shared.turn.text import storable_json
 from worker.engine.base import EngineEvent, EngineResult, EngineRun, Resumption
+from worker.patience import insist
 
 log = structlog.get_logger(__name__)
 
-RETRY_PAUSE_S: Final = 0.5
 MOST_APPROVAL_ROUNDS: Final = 50
 """How often a turn may be parked: a model that asks again after each denial must end as well."""
 
 
 async def read_resumption(database: Database, turn: ClaimedTurn) -> Resumption:
     """What a turn that was parked goes on from; waits for a Postgres that is away."""
-    own = database.for_tenant(turn)
-    while True:
-        try:
-            messages = await own.fetch_many("list_output_messages", turn.tenant_id, turn.id)
-            rows = await own.fetch_many("list_approvals", turn.tenant_id, turn.id)
-        except PostgresUnavailable:
-            await asyncio.sleep(RETRY_PAUSE_S)
-            continue
-        approvals = [approval_from_row(row) for row in rows]
-        return Resumption(
-            round=turn.parked_count,
-            messages=[row["raw_data"] for row in messages],
-            approvals=[a for a in approvals if a.round == turn.parked_count],
-            spent=_spent(turn),
-        )
+    own, its = database.for_tenant(turn), (turn.tenant_id, turn.id)
+    messages = await insist(lambda: own.fetch_many("list_output_messages", *its))
+    rows = await insist(lambda: own.fetch_many("list_approvals", *its))
+    approvals = [approval_from_row(row) for row in rows]
+    return Resumption(
+        round=turn.parked_count,
+        messages=[row["raw_data"] for row in messages],
+        approvals=[a for a in approvals if a.round == turn.parked_count],
+        spent=_spent(turn),
+    )
 
 
 def _spent(turn: ClaimedTurn) -> Decimal:
@@ -97,34 +94,3 @@ class RecordedRun:
         except (PostgresUnavailable, asyncpg.PostgresError) as error:
             # The turn goes on: only should this worker be lost as well is the call made again.
             log.warning("turn.outcome_unrecorded", turn_id=str(turn.id), error=str(error))
-
-
-def park_arguments(
-    turn: ClaimedTurn,
-    result: EngineResult,
-    messages: list[dict[str, Any]],
-    last_seq: int,
-    preview: str | None,
-    ttl_s: float,
-) -> tuple[Any, ...]:
-    """Arguments of `park_turn`; `messages` are rows as `end_turns` takes them."""
-    calls = [
-        {
-            "tool_call_id": call.tool_call_id,
-            "tool_name": call.name,
-            "args": storable_json(call.args),
-        }
-        for call in result.asked
-    ]
-    return (
-        turn.id,
-        turn.tenant_id,
-        turn.attempt,
-        result.usage.model_dump(by_alias=True),
-        last_seq,
-        messages,
-        preview,
-        calls,
-        ttl_s,
-        turn.thread_id,
-    )

@@ -7,14 +7,12 @@ user's profile for seconds.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -23,10 +21,11 @@ import structlog
 from shared.agents.default import default_agent_spec
 from shared.agents.spec import AgentSpec, stored_agent_spec
 from shared.agents.tool_names import MCP_PREFIX
-from shared.errors import InvalidRequest, PostgresUnavailable, TurnFailed
+from shared.errors import InvalidRequest, TurnFailed
 from shared.postgres.pool import Database
 from shared.turn.model import ClaimedTurn
 from worker.mcp_client.servers import McpUse
+from worker.patience import insist
 from worker.recent import Recent
 from worker.tools.base import OfferedTool
 from worker.tools.registry import tools_of
@@ -34,13 +33,10 @@ from worker.tools.registry import tools_of
 log = structlog.get_logger(__name__)
 
 PROFILE_GOOD_FOR_S: Final = 10.0
-_RETRY_S: Final = 0.5
 _SCRIPTED: Final = "scripted"
 _MAX_NAME_CHARS: Final = 200
 _SPARE_BYTES: Final = 4096
 """What is kept besides texts, at most: settings, up to 32 tools, the key."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +112,10 @@ class ContextReader:
         agent, profile = self._default, None
         if turn.agent_spec_id is not None and turn.agent_spec_version is not None:
             key = (turn.agent_spec_id, turn.agent_spec_version, turn.tenant_id)
-            agent = await _insist(lambda: self._agents.get(key))
+            agent = await insist(lambda: self._agents.get(key))
         if _asks_who(turn):
             who = (turn.user_id, turn.tenant_id)
-            profile = await _insist(lambda: self._profiles.get(who))
+            profile = await insist(lambda: self._profiles.get(who))
         stored = None if profile is None else profile.timezone
         timezone = known_timezone(turn.settings.get("timezone"), stored)
         return TurnContext(agent, profile, timezone, datetime.now(UTC))
@@ -198,16 +194,13 @@ def _size_of_profile(profile: Profile | None) -> int:
 
 
 def _asks_who(turn: ClaimedTurn) -> bool:
-    """The scripted model is told nothing; only its tools may want the user's time zone."""
+    """Where another talks than the thread's user, nobody is told who that one is.
+
+    The scripted model is told nothing; only its tools may want the user's time zone.
+    """
+    if turn.settings.get("isAnonymous") is True:
+        return False
     if turn.model_id != _SCRIPTED:
         return True
     script = turn.settings.get("script")
     return isinstance(script, dict) and "toolCalls" in script
-
-
-async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await ask()
-        except PostgresUnavailable:
-            await asyncio.sleep(_RETRY_S)

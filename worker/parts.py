@@ -21,12 +21,15 @@ from shared.settings import Settings
 from worker.automations.runner import AutomationRunner
 from worker.engine.registry import Engines
 from worker.event_writer import EventWriter
+from worker.heartbeat import Heartbeat
 from worker.held_turns import HeldTurns
 from worker.ingestion.ingester import Ingester
-from worker.lease import Heartbeat
 from worker.mcp_client.servers import McpServers
 from worker.reaper import Reaper
 from worker.sweeper import Sweeper
+from worker.turn_claims import TurnClaims
+from worker.turn_commits import TurnCommits
+from worker.turn_preparer import TurnPreparer
 from worker.turn_runner import TurnRunner
 
 
@@ -43,6 +46,7 @@ class WorkerParts:
     dispatch: Dispatch
     control: Control
     held: HeldTurns
+    claims: TurnClaims
     writer: EventWriter
     runner: TurnRunner
     heartbeat: Heartbeat
@@ -105,17 +109,28 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Work
             dispatch=core.dispatch,
             control=core.control,
             held=held,
-            writer=writer,
-            runner=TurnRunner(
+            claims=TurnClaims(
                 database=core.database,
                 dispatch=core.dispatch,
+                metrics=metrics,
+                worker_id=worker_id,
+                lease_s=settings.lease_s,
+            ),
+            writer=writer,
+            runner=TurnRunner(
+                preparer=TurnPreparer(
+                    database=core.database,
+                    engines=engines,
+                    settings=settings,
+                    on_file_awaited=ingester.wake,
+                    mcp=mcp,
+                    outbound=outbound,
+                ),
+                commits=TurnCommits(core.database, approval_ttl_s=settings.approval_ttl_s),
+                dispatch=core.dispatch,
                 writer=writer,
-                engines=engines,
                 metrics=metrics,
                 settings=settings,
-                on_file_awaited=ingester.wake,
-                mcp=mcp,
-                outbound=outbound,
             ),
             heartbeat=Heartbeat(
                 database=core.database,

@@ -186,15 +186,7 @@ class Reaper:
 
     async def _wait_again(self, turn: Turn) -> None:
         try:
-            await self._dispatch.settle(
-                LineChange(
-                    turn.tenant_id,
-                    turn.concurrency_key,
-                    turn.max_running,
-                    over=[turn.id],
-                    waiting={turn.id: turn.accept_seq},
-                )
-            )
+            await self._dispatch.settle(LineChange.of_returned(turn))
         except (RedisUnavailable, RedisReplyError) as error:
             log.warning("turn.undispatched", turn_id=str(turn.id), error=str(error))
 

@@ -1,7 +1,7 @@
 """Brings back to Redis what it should know: everything after a loss, single stalled turns else.
 
-Also ends turns that waited too long, and decides for people who did not in time. Every worker runs
-one; passes are idempotent and bounded.
+Also ends turns that waited too long, decides for people who did not in time, and removes transient
+threads that nobody else has. Every worker runs one; passes are idempotent and bounded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from shared.postgres.rows import turn_from_row
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
 from shared.service.ends import TurnEnds
+from shared.service.transient_threads import remove_transient_threads
 from shared.service.turns import TurnService
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,8 @@ STALLED_PAGE: Final = 20_000
 """Pending turns looked at in one pass: 40 ms of Postgres, however many wait."""
 STALLED_AFTER_S: Final = 1.5
 EXPIRE_PAGE: Final = 100
+TRANSIENT_KEPT_S: Final = 60.0
+"""A transient thread after its turn: whoever asked takes the answer, and removes it themselves."""
 
 
 class Sweeper:
@@ -80,6 +83,8 @@ class Sweeper:
         if not await self._dispatch.keep_generation():
             await self.rebuild()
         await self._restore_stalled()
+        # Last: nobody waits for it, and where it fails the rest is done.
+        await self._remove_transient_threads()
 
     async def rebuild(self) -> None:
         """Tells Redis everything that waits or runs; then, and only then, a new generation."""
@@ -137,6 +142,13 @@ class Sweeper:
                 await self._ends.publish(turn)
             else:
                 self._turns.announce_resumed(turn)
+
+    async def _remove_transient_threads(self) -> None:
+        rows = await self._database.fetch_many(
+            "list_over_transient_threads", TRANSIENT_KEPT_S, EXPIRE_PAGE
+        )
+        if rows:
+            await remove_transient_threads(self._database, [row["id"] for row in rows])
 
 
 def _group(rows: list[Any]) -> list[LineChange]:

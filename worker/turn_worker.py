@@ -1,4 +1,4 @@
-"""The arq worker that runs turns: own claim, own wait, own drain; arq keeps the background jobs.
+"""The arq worker that runs turns: own poll, own wait, own drain; arq keeps the background jobs.
 
 What arq 0.28 does for jobs would lose or repeat turns; each override below names the trap.
 """
@@ -10,18 +10,16 @@ import contextlib
 from typing import Any, Final, Self
 from uuid import UUID
 
-import asyncpg
 import structlog
 from arq.connections import ArqRedis
 from arq.worker import Worker
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from shared.errors import PostgresBusy, PostgresUnavailable, RedisUnavailable
+from shared.errors import PostgresUnavailable, RedisUnavailable
 from shared.jobs import deserialize_job, serialize_job
-from shared.postgres.rows import claimed_turn_from_row
 from shared.redis.connection import RedisReplyError
-from shared.redis.dispatch import IdleConnection, LineChange, ReadyTurns
+from shared.redis.dispatch import IdleConnection, ReadyTurns
 from shared.turn.model import ClaimedTurn
 from worker.held_turns import HeldTurn, StopReason
 from worker.jobs import FUNCTIONS, cron_jobs
@@ -81,8 +79,8 @@ class TurnWorker(Worker):
         )
         self._parts = parts
         self._held = parts.held
+        self._claims = parts.claims
         self._turn_tasks: set[asyncio.Task[None]] = set()
-        self._claims_unsure = False
         self._draining = asyncio.Event()
         self._leave_now = asyncio.Event()
         self._idle = IdleConnection(
@@ -140,11 +138,11 @@ class TurnWorker(Worker):
         """
         free = self._parts.settings.worker_concurrency - len(self._held)
         if free <= 0:
-            await self._wait_for_slot()
+            await self._wait_for_room()
             return
         try:
-            if self._claims_unsure:
-                await self._release_unheld()
+            if self._claims.is_unsure:
+                await self._claims.release_unheld(self._held.all())
             ready = await self._parts.dispatch.take_ready(min(free, CLAIM_BATCH))
             if ready is None:
                 self._parts.sweeper.request_rebuild()
@@ -162,7 +160,7 @@ class TurnWorker(Worker):
 
     # -- waiting
 
-    async def _wait_for_slot(self) -> None:
+    async def _wait_for_room(self) -> None:
         self._held.changed.clear()
         if len(self._held) >= self._parts.settings.worker_concurrency:
             await _first(self._held.changed.wait(), self._draining.wait())
@@ -194,92 +192,20 @@ class TurnWorker(Worker):
     # -- claiming
 
     async def _claim(self, ready: ReadyTurns) -> None:
-        claimed = await self._claim_in_postgres(ready.turn_ids)
+        claimed = await self._claims.claim(ready.turn_ids)
         for turn in claimed:
             self._start(turn, ready.generation)
         refused = set(ready.turn_ids) - {turn.id for turn in claimed}
         if refused:
-            await self._settle_refused(refused)
-
-    async def _claim_in_postgres(self, turn_ids: list[UUID]) -> list[ClaimedTurn]:
-        parts = self._parts
-        # Until the reply is here, Postgres may hold claims in our name that nobody runs.
-        self._claims_unsure = True
-        try:
-            rows = await parts.database.fetch_many(
-                "claim_turns", turn_ids, parts.worker_id, parts.settings.lease_s
-            )
-            self._claims_unsure = False
-        except (asyncpg.UniqueViolationError, PostgresBusy):
-            rows = await self._claim_one_by_one(turn_ids)
-        for row in rows:
-            if row["attempt"] == 1:
-                parts.metrics.queue_wait.observe(row["waited_s"])
-        # One statement may have claimed several of a key: they start in the order of their line.
-        rows.sort(key=lambda row: row["accept_seq"])
-        return [claimed_turn_from_row(row) for row in rows]
-
-    async def _claim_one_by_one(self, turn_ids: list[UUID]) -> list[asyncpg.Record]:
-        # Somebody else took the same slot in this very moment: let each claim stand alone.
-        parts = self._parts
-        rows: list[asyncpg.Record] = []
-        # In the order of their ids, which is about that of their lines.
-        for turn_id in sorted(turn_ids):
-            try:
-                rows += await parts.database.fetch_many(
-                    "claim_turns", [turn_id], parts.worker_id, parts.settings.lease_s
-                )
-            except asyncpg.UniqueViolationError:
-                continue
-            except PostgresBusy:
-                # Not claimed. What was is to run soon: the rest goes back to its lines.
-                break
-            except PostgresUnavailable as error:
-                # What was claimed so far is leased to us and must run.
-                log.warning("worker.postgres_away", error=str(error))
-                return rows
-        self._claims_unsure = False
-        return rows
-
-    async def _release_unheld(self) -> None:
-        """Gives back what a claim with a lost reply has made ours. Nothing claims meanwhile."""
-        held = [held.turn.id for held in self._held.all()]
-        rows = await self._parts.database.fetch_many(
-            "release_unheld_turns", self._parts.worker_id, held
-        )
-        self._claims_unsure = False
-        for row in rows:
-            log.warning("turn.released_unheld", turn_id=str(row["id"]))
-            await self._return_to_line(row)
-
-    async def _settle_refused(self, turn_ids: set[UUID]) -> None:
-        """Tells Redis why Postgres refused: it has forgotten who runs, or who is first."""
-        rows = await self._parts.database.fetch_many("explain_refused_claims", list(turn_ids))
-        for row in rows:
-            waiting = {}
-            if row["waits"] and not row["too_late"]:
-                waiting = {row["id"]: row["accept_seq"], row["head_id"]: row["head_seq"]}
-            await self._parts.dispatch.settle(
-                LineChange(
-                    row["tenant_id"],
-                    row["concurrency_key"],
-                    row["max_running"],
-                    over=[row["id"]],
-                    running=[turn_id for turn_id in row["running_ids"] if turn_id != row["id"]],
-                    waiting=waiting,
-                )
-            )
+            await self._claims.settle_refused(refused)
 
     async def _claim_without_redis(self, free: int) -> None:
         if self._draining.is_set():
             return
         try:
-            if self._claims_unsure:
-                await self._release_unheld()
-            rows = await self._parts.database.fetch_many(
-                "list_claimable_heads", min(free, CLAIM_BATCH)
-            )
-            for turn in await self._claim_in_postgres([row["id"] for row in rows]):
+            if self._claims.is_unsure:
+                await self._claims.release_unheld(self._held.all())
+            for turn in await self._claims.claim_heads(min(free, CLAIM_BATCH)):
                 self._start(turn, None)
         except PostgresUnavailable as error:
             log.warning("worker.postgres_away", error=str(error))
@@ -326,7 +252,7 @@ class TurnWorker(Worker):
         except PostgresUnavailable as error:
             log.warning("worker.not_handed_back", turns=len(self._held), error=str(error))
             return  # still announced: our silence tells the others to take over
-        if self._claims_unsure or any(held.is_ending for held in self._held.all()):
+        if self._claims.is_unsure or any(held.is_ending for held in self._held.all()):
             return  # the same: what is left here must be taken over
         try:
             await self._parts.control.forget_workers([self._parts.worker_id])
@@ -341,29 +267,8 @@ class TurnWorker(Worker):
             await asyncio.wait(self._turn_tasks, timeout=_HAND_BACK_TIMEOUT_S)
         if not rest:
             return
-        rows = await self._parts.database.fetch_many(
-            "hand_back_turns",
-            self._parts.worker_id,
-            [held.turn.id for held in rest],
-            [held.turn.attempt for held in rest],
-        )
-        async with asyncio.TaskGroup() as group:
-            for row in rows:
-                group.create_task(self._return_to_line(row))
-        log.info("worker.handed_back", turns=len(rows))
-
-    async def _return_to_line(self, row: asyncpg.Record) -> None:
-        change = LineChange(
-            row["tenant_id"],
-            row["concurrency_key"],
-            row["max_running"],
-            over=[row["id"]],
-            waiting={row["id"]: row["accept_seq"]},
-        )
-        try:
-            await self._parts.dispatch.settle(change)
-        except (RedisUnavailable, RedisReplyError) as error:
-            log.warning("turn.undispatched", turn_id=str(row["id"]), error=str(error))
+        handed_back = await self._claims.hand_back(rest)
+        log.info("worker.handed_back", turns=handed_back)
 
     # -- background jobs
 

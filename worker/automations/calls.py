@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from shared.agents.tool_names import READ_ATTACHMENT, SEARCH_ATTACHMENTS
 from shared.automations.progress import StepState
-from shared.errors import PostgresUnavailable
 from shared.postgres.pool import Database
 from shared.settings import Settings
 from shared.turn.attached import AttachedName, AttachedPart
-from worker.attachment_reader import TEXTS_AT_ONCE, AttachmentReader
+from worker.attachments.reader import TEXTS_AT_ONCE, AttachmentReader
 from worker.context import known_timezone
+from worker.patience import insist
 from worker.tools.base import ToolContext, ToolFailed, call_tool
 from worker.tools.registry import TOOLS
 from worker.tools.shares import TenantShares
@@ -27,9 +27,6 @@ from worker.tools.shares import TenantShares
 if TYPE_CHECKING:
     from shared.outbound.client import GuardedClient
 
-T = TypeVar("T")
-
-_RETRY_S: Final = 0.5
 _READERS: Final = frozenset({READ_ATTACHMENT, SEARCH_ATTACHMENTS})
 
 
@@ -50,7 +47,7 @@ class ClaimedRun:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A `worker.attachment_reader.Reader`."""
+    """A `worker.attachments.reader.Reader`."""
 
     tenant_id: UUID
     user_id: UUID
@@ -109,7 +106,7 @@ class StepCaller:
                 "A thread's attachments are read only in runs of the user who wrote this version"
             )
         own = self._database.for_tenant(source)
-        thread = await _insist(
+        thread = await insist(
             lambda: own.fetch_one("get_thread", source.thread_id, run.tenant_id, run.user_id)
         )
         if thread is None:
@@ -120,10 +117,10 @@ class _PatientReader(AttachmentReader):
     """Waits for a Postgres that is away, as long as the call may take."""
 
     async def _list(self, name: str | None, most: int) -> list[AttachedName]:
-        return await _insist(lambda: super(_PatientReader, self)._list(name, most))
+        return await insist(lambda: super(_PatientReader, self)._list(name, most))
 
     async def _read(self, attachment_id: UUID, offset: int, max_chars: int) -> AttachedPart | None:
-        return await _insist(
+        return await insist(
             lambda: super(_PatientReader, self)._read(attachment_id, offset, max_chars)
         )
 
@@ -147,14 +144,6 @@ async def _within(timeout_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise ToolFailed(f"The tool did not answer within {timeout_s:g} s") from None
-
-
-async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await ask()
-        except PostgresUnavailable:
-            await asyncio.sleep(_RETRY_S)
 
 
 def _utc_now() -> datetime:

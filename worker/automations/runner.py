@@ -32,6 +32,7 @@ from shared.postgres.transaction import Transaction
 from shared.settings import Settings
 from worker.automations.calls import ClaimedRun, StepCaller
 from worker.claim_loop import ClaimLoop
+from worker.patience import insist
 from worker.tools.base import ToolFailed
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ MAX_LOST_WORKERS: Final = 3
 """In one step: then the run fails as `poison`."""
 MAX_OUTPUT_BYTES: Final = 4_194_304
 """Of all results of a run together, as JSON: a run is read as a whole."""
-RETRY_PAUSE_S: Final = 0.5
 NOBODY_DECIDED: Final = "Nobody decided in time"
 
 
@@ -96,7 +96,7 @@ class AutomationRunner:
             return True
         run = _claimed(row)
         try:
-            while not await self._settle(run):
+            while not await self._park_or_end(run):
                 await self._make_calls(run)
         except _Fenced:
             log.info("automation_run.fenced", run_id=str(run.id), attempt=run.attempt)
@@ -169,13 +169,13 @@ class AutomationRunner:
 
     # -- the end of it
 
-    async def _settle(self, run: ClaimedRun) -> bool:
+    async def _park_or_end(self, run: ClaimedRun) -> bool:
         """Parks or ends a run in which there is nothing to do; whether that was so.
 
         Under the run's lock, which who decides takes as well: no decision falls in between.
         """
 
-        async def settle(transaction: Transaction) -> RunStatus | None:
+        async def work(transaction: Transaction) -> RunStatus | None:
             held = (run.id, run.tenant_id, run.attempt)
             locked = await transaction.fetch_one(
                 "renew_automation_run", *held, self._settings.lease_s
@@ -199,7 +199,7 @@ class AutomationRunner:
                 await transaction.fetch_one("end_automation_run", *held, status, code, message)
             return status
 
-        status = await _insist(lambda: self._database.run_in_transaction(settle))
+        status = await _insist(lambda: self._database.run_in_transaction(work))
         if status is None:
             return False
         self._report(run.id, run.attempt, status, None)
@@ -262,12 +262,11 @@ class AutomationRunner:
 
 
 async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await ask()
-        except (PostgresUnavailable, asyncpg.TransactionRollbackError) as error:
-            log.warning("automation_run.postgres_away", error=str(error))
-            await asyncio.sleep(RETRY_PAUSE_S)
+    return await insist(ask, on_away=_note_away)
+
+
+def _note_away(error: PostgresUnavailable) -> None:
+    log.warning("automation_run.postgres_away", error=str(error))
 
 
 def _error_of(steps: Sequence[StepState]) -> tuple[str | None, str | None]:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 import structlog
 
 from shared.errors import TurnFailed
-from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult, Usage
+from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult
 from worker.engine.agent_approvals import asked_calls, calls_made, run_input
 from worker.engine.agent_errors import turn_failure
+from worker.engine.agent_result import result_of
 from worker.engine.base import (
     AskedCall,
     EngineEvent,
-    EngineMessage,
     EngineRequest,
     EngineResult,
     EngineRun,
@@ -31,11 +30,10 @@ from worker.engine.retries import RetryBudget, pause_before_retry
 if TYPE_CHECKING:
     from pydantic_ai import Agent
     from pydantic_ai.agent import AgentRetries
-    from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponsePart
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.toolsets import AbstractToolset
-    from pydantic_ai.usage import RunUsage, UsageLimits
+    from pydantic_ai.usage import UsageLimits
 
     from worker.engine.agent_task import AgentTask
 
@@ -50,8 +48,6 @@ _NUMBERS: Final = {
     "topK": ("top_k", (int,)),
     "seed": ("seed", (int,)),
 }
-_PRIVATE: Final = frozenset({"provider_url", "failed_attempts"})
-"""Not stored with a message: where our servers are, and what a provider said in its errors."""
 _MALFORMED: Final = (
     ArithmeticError,
     AttributeError,
@@ -63,8 +59,6 @@ _MALFORMED: Final = (
 """What the libraries raise while they read an answer that no specification knows."""
 _ARGUMENTS_MAX_CHARS: Final = 1_048_576
 """Of all tool calls of a run. They are not told while they grow, so the log cannot bound them."""
-_COUNT_MAX: Final = 2**53 - 1
-"""Of tokens: the largest number that every reader of JSON can hold."""
 
 
 class Models(Protocol):
@@ -339,71 +333,9 @@ class _AgentRun:
         if self._arguments_chars > _ARGUMENTS_MAX_CHARS:
             raise TurnFailed("output_limit", "The model's tool calls exceed the size limit")
 
-    # -- what is left of it
-
     def result(self) -> EngineResult:
         run = self._task.run if self._task else None
-        if run is None:
-            return EngineResult(usage=_usage(None, self._request.model_id))
-        produced = self._with_unrecorded(run.new_messages())
-        messages = [_message(m) for m in produced if m.parts and not _is_prompt(m)]
-        answers = [message for message in messages if message.role == "assistant"]
-        if answers and not self._ended:
-            answers[-1].raw["state"] = "interrupted"
-        return EngineResult(messages, _usage(run.usage, self._request.model_id), self._asked)
-
-    def _with_unrecorded(self, recorded: list[ModelMessage]) -> list[ModelMessage]:
-        """Adds the response under way: pydantic-ai records one only when it ends or is cancelled.
-
-        What was streamed and what is recorded are compared, so nothing is lost or doubled, and
-        what is recorded alone, one event at most, is left out.
-        """
-        from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart
-
-        if self._ended:
-            return recorded
-        text = "".join(e.text for e in self._taken if isinstance(e, MessageDelta))
-        reasoning = "".join(e.text for e in self._taken if isinstance(e, ReasoningDelta))
-        recorded = _cut(recorded, len(text), len(reasoning))
-        known_text, known_reasoning = _said(recorded, "text"), _said(recorded, "thinking")
-        parts: list[ThinkingPart | TextPart] = []
-        if len(reasoning) > len(known_reasoning) and reasoning.startswith(known_reasoning):
-            parts.append(ThinkingPart(reasoning[len(known_reasoning) :]))
-        if len(text) > len(known_text) and text.startswith(known_text):
-            parts.append(TextPart(text[len(known_text) :]))
-        if not parts:
-            return recorded
-        response = ModelResponse(
-            parts=parts,
-            model_name=self._request.model_id.partition(":")[2],
-            run_id=str(self._request.turn_id),
-            conversation_id=str(self._request.thread_id),
-            state="interrupted",
-        )
-        return [*recorded, response]
-
-
-def _cut(
-    messages: Sequence[ModelMessage], text_chars: int, reasoning_chars: int
-) -> list[ModelMessage]:
-    """The messages with so much text and reasoning at most, counted from the first."""
-    left = {"text": text_chars, "thinking": reasoning_chars}
-    cut: list[ModelMessage] = []
-    for message in messages:
-        if message.kind == "request":
-            cut.append(message)
-            continue
-        parts: list[ModelResponsePart] = []
-        for part in message.parts:
-            if part.part_kind == "text" or part.part_kind == "thinking":
-                kept = part.content[: left[part.part_kind]]
-                left[part.part_kind] -= len(kept)
-                if len(kept) < len(part.content):
-                    parts += [replace(part, content=kept)] if kept else []
-                    continue
-            parts.append(part)
-        cut.append(replace(message, parts=parts))
-    return cut
+        return result_of(self._request, run, self._taken, self._asked, is_over=self._ended)
 
 
 def _sampling(settings: dict[str, Any]) -> dict[str, Any]:
@@ -438,55 +370,3 @@ def _plain(value: Any) -> Any:
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value, serialize_unknown=True)
-
-
-def _is_prompt(message: ModelMessage) -> bool:
-    """Whether the message only repeats the user's: the thread holds that one already."""
-    return message.kind == "request" and not any(
-        part.part_kind in {"tool-return", "retry-prompt"} for part in message.parts
-    )
-
-
-def _message(message: ModelMessage) -> EngineMessage:
-    from pydantic_ai.messages import ModelMessagesTypeAdapter
-
-    dumped = ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]
-    # Only the outermost None: a tool's result may be None and has to stay.
-    raw = {k: v for k, v in dumped.items() if v is not None and k not in _PRIVATE}
-    if message.kind == "response":
-        return EngineMessage("assistant", _said([message], "text"), raw)
-    contents = [_as_text(part.get("content")) for part in raw["parts"]]
-    return EngineMessage("tool", "\n".join(contents), raw)
-
-
-def _as_text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-
-
-def _said(messages: Sequence[ModelMessage], kind: str) -> str:
-    responses: list[ModelResponse] = [m for m in messages if m.kind == "response"]
-    return "".join(
-        part.content
-        for response in responses
-        for part in response.parts
-        if part.part_kind in {"text", "thinking"} and part.part_kind == kind
-    )
-
-
-def _usage(usage: RunUsage | None, model_id: str) -> Usage:
-    if usage is None:
-        return Usage(total_cost="0" if is_free(model_id) else None)
-    cost = "0" if is_free(model_id) else None if usage.cost is None else format(usage.cost, "f")
-    return Usage(
-        input_tokens=_count(usage.input_tokens),
-        output_tokens=_count(usage.output_tokens),
-        cached_input_tokens=_count(usage.cache_read_tokens),
-        total_cost=cost,
-    )
-
-
-def _count(told: Any) -> int:
-    """A provider's number of tokens; 0 for what can be none."""
-    return told if isinstance(told, int) and 0 <= told <= _COUNT_MAX else 0

@@ -41,36 +41,57 @@ def _load_one(raw: dict[str, Any]) -> list[ModelMessage]:
 
 
 def _without_orphans(messages: list[ModelMessage]) -> list[ModelMessage]:
-    """Drops each call without a later result, each result without an earlier call, and the empty.
+    """Drops each call without its result, each result without its call, and the empty.
 
-    A call and its result are paired by id and in order, so an id that comes twice does no harm.
+    A result follows its call with nothing but other results between them, as providers want it,
+    and bears the name of what was called. They are paired by id and in order, so an id that comes
+    twice does no harm.
     """
-    paired = _paired_parts(messages)
+    names = _names_of_paired_parts(messages)
     kept: list[ModelMessage] = []
     for message in messages:
-        parts = [part for part in message.parts if not _is_tool(part) or id(part) in paired]
-        if len(parts) == len(message.parts) and parts:
+        parts = [
+            _named(part, names.get(id(part)))
+            for part in message.parts
+            if not _is_tool(part) or id(part) in names
+        ]
+        if not parts:
+            continue
+        if list(map(id, parts)) == list(map(id, message.parts)):
             kept.append(message)
-        elif parts:
+        else:
             # mypy cannot see that a response keeps response parts, a request request parts.
             kept.append(replace(message, parts=parts))  # type: ignore[arg-type]
     return kept
 
 
-def _paired_parts(messages: list[ModelMessage]) -> set[int]:
+def _names_of_paired_parts(messages: list[ModelMessage]) -> dict[int, str]:
+    """The tools that were called, by the identity of the parts that call and that answer."""
     from pydantic_ai.messages import ToolCallPart
 
-    open_calls: dict[str, int] = {}
-    paired: set[int] = set()
+    open_calls: dict[str, ToolCallPart] = {}
+    names: dict[int, str] = {}
     for message in messages:
+        if message.kind == "response":
+            open_calls = {}
         for part in message.parts:
             if isinstance(part, ToolCallPart):
-                open_calls[part.tool_call_id] = id(part)
+                open_calls[part.tool_call_id] = part
             elif _is_tool(part):
                 call = open_calls.pop(_tool_call_id(part), None)
                 if call is not None:
-                    paired |= {call, id(part)}
-    return paired
+                    names |= {id(call): call.tool_name, id(part): call.tool_name}
+        if message.kind == "request" and not all(map(_is_tool, message.parts)):
+            open_calls = {}
+    return names
+
+
+def _named(
+    part: ModelRequestPart | ModelResponsePart, name: str | None
+) -> ModelRequestPart | ModelResponsePart:
+    if name is None or getattr(part, "tool_name", None) == name:
+        return part
+    return replace(part, tool_name=name)  # type: ignore[arg-type]  # what is paired has a name
 
 
 def _is_tool(part: ModelRequestPart | ModelResponsePart) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -114,3 +115,10 @@ class Engine(Protocol):
             TurnFailed: settings or history make no sense to this engine.
         """
         ...
+
+
+def as_text(content: Any) -> str:
+    """A tool's result as the text of its message: a text as it is, all else as JSON."""
+    if isinstance(content, str):
+        return content
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))

@@ -6,7 +6,6 @@ Imports no model library; the messages it makes have pydantic-ai's JSON shape, w
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from worker.engine.base import (
     EngineRequest,
     EngineResult,
     EngineRun,
+    as_text,
 )
 from worker.tools.base import ToolFailed, call_tool
 
@@ -71,6 +71,7 @@ class _ScriptedRun:
         self._decided: list[ToolResult] = []
         self._asked: list[AskedCall] = []
         self._ended = False
+        self._is_cut = False
         self._interval_s = script.interval_ms / 1000
         self._due = 0.0
         """When the next delta is to be said, on the loop's clock."""
@@ -91,7 +92,7 @@ class _ScriptedRun:
             for told in self._approval_events():
                 yield told
             breaks = {script.fail_after, script.hang_after}
-            for text in self._message_words():
+            for text in self._allowed_words():
                 count = len(self._words)
                 if count in breaks:
                     await self._break(count)
@@ -192,6 +193,18 @@ class _ScriptedRun:
             self._decided.append(result)
             yield result
 
+    def _allowed_words(self) -> Iterator[str]:
+        """The message's words, each a token, up to `maxTokens`."""
+        most = self._request.settings.get("maxTokens")
+        if type(most) is not int or most < 1:
+            yield from self._message_words()
+            return
+        for count, text in enumerate(self._message_words()):
+            if count == most:
+                self._is_cut = True
+                return
+            yield text
+
     def _message_words(self) -> Iterator[str]:
         script = self._script
         if self._asked:
@@ -246,14 +259,20 @@ class _ScriptedRun:
             messages.append(self._response(text, parts))
         responses = [message.raw for message in messages if message.role == "assistant"]
         if responses:
-            responses[-1]["usage"] = {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "cost": "0",
-            }
-            if not self._ended:
-                responses[-1]["state"] = "interrupted"
+            self._finish(responses[-1], usage)
         return messages
+
+    def _finish(self, raw: dict[str, Any], usage: Usage) -> None:
+        """Says of the last response what it cost, and how it ended."""
+        raw["usage"] = {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cost": "0",
+        }
+        if not self._ended:
+            raw["state"] = "interrupted"
+        elif self._is_cut:
+            raw["finish_reason"] = "length"
 
     def _response(self, content: str, parts: list[dict[str, Any]]) -> EngineMessage:
         raw = self._envelope("response", parts) | {"model_name": "scripted"}
@@ -279,7 +298,7 @@ class _ScriptedRun:
             }
             for result, call in zip(self._decided, self._decided_calls(), strict=False)
         ]
-        content = "\n".join(_as_text(part["content"]) for part in parts)
+        content = "\n".join(as_text(part["content"]) for part in parts)
         return EngineMessage(role="tool", content=content, raw=self._envelope("request", parts))
 
     def _decided_calls(self) -> list[ScriptedToolCall]:
@@ -348,13 +367,7 @@ def _outcome_of(result: ToolResult) -> str:
 
 
 def _outcome_text(call: ScriptedToolCall) -> str:
-    return call.error if call.error is not None else _as_text(call.result)
-
-
-def _as_text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return call.error if call.error is not None else as_text(call.result)
 
 
 def _words_in(request: EngineRequest) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from mcp_types import CallToolResult
 from mcp_types import Tool as ListedTool
 
-from shared.errors import PostgresUnavailable, TurnFailed
+from shared.errors import TurnFailed
 from shared.outbound.client import GuardedClient
 from shared.outbound.configuration import mcp_rules
 from shared.postgres.pool import Database
@@ -23,11 +23,10 @@ from worker.mcp_client.errors import McpFailed, McpUnavailable
 from worker.mcp_client.servers import McpOffer, McpUse
 from worker.mcp_client.session import McpSession
 from worker.mcp_client.tools import offer
+from worker.patience import insist
 from worker.tools.base import OfferedTool
 
 log = structlog.get_logger(__name__)
-
-_RETRY_S: Final = 0.5
 
 
 class Connections:
@@ -68,15 +67,14 @@ class Connections:
         return found
 
     async def _read(self, turn: ClaimedTurn, names: list[str]) -> list[McpServer]:
-        while True:
-            try:
-                return await find_servers(self._database, self._sealer, turn.tenant_id, names)
-            except PostgresUnavailable:
-                await asyncio.sleep(_RETRY_S)
-            except SealBroken as error:
-                log.exception("mcp.token_unreadable", tenant_id=str(turn.tenant_id))
-                message = "The token of an MCP server cannot be read"
-                raise TurnFailed("invalid_settings", message) from error
+        try:
+            return await insist(
+                lambda: find_servers(self._database, self._sealer, turn.tenant_id, names)
+            )
+        except SealBroken as error:
+            log.exception("mcp.token_unreadable", tenant_id=str(turn.tenant_id))
+            message = "The token of an MCP server cannot be read"
+            raise TurnFailed("invalid_settings", message) from error
 
     async def _list(
         self,

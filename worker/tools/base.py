@@ -49,7 +49,7 @@ class NoArguments(Arguments):
 
 
 class AttachedTexts(Protocol):
-    """What tools read attachments with: `worker/attachment_reader.py`."""
+    """What tools read attachments with: `worker/attachments/reader.py`."""
 
     async def find(self, name: str) -> AttachedName | None: ...
     async def list_names(self) -> Sequence[AttachedName]: ...

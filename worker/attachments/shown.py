@@ -15,8 +15,8 @@ import orjson
 
 from shared.postgres.pool import Database
 from shared.turn.attached import AttachedText
+from shared.turn.history import BYTES_PER_TOKEN
 from shared.turn.model import ClaimedTurn
-from worker.history import BYTES_PER_TOKEN
 
 MAX_ATTACHMENTS: Final = 50
 _FIRST_PAUSE_S: Final = 0.2

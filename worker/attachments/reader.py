@@ -13,7 +13,7 @@ from uuid import UUID
 
 from shared.postgres.pool import Database
 from shared.turn.attached import AttachedName, AttachedPart
-from worker.attachments import MAX_ATTACHMENTS
+from worker.attachments.shown import MAX_ATTACHMENTS
 
 TEXTS_AT_ONCE: Final = 2
 """Of a worker; its connections serve the ends and heartbeats of its turns as well."""
