@@ -1,0 +1,159 @@
+"""AG-UI: one operation, which runs a turn and streams it.
+
+A run is a turn: `runId` is its idempotency key, so that a run that is sent again is watched from
+its beginning. A run with `resume` goes on with the turn that was parked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from starlette.requests import Request
+
+from api.ag_ui.schemas import ContextEntry, ResumeEntry, RunAgentInput
+from api.auth import authenticate
+from api.body import read_model
+from api.openapi import EVENT_STREAM, Answer, Header, Operation
+from api.request_headers import check_key, read_timezone
+from api.sse import EventStreamResponse
+from api.state import state_of
+from api.streams.ag_ui import AgUiEncoder
+from shared.errors import ConcurrencyConflict, InvalidRequest, ThreadNotFound, UnknownModel
+from shared.ids import new_id
+from shared.service.exchanges import thread_id_of
+from shared.turn.events import START, Cursor
+from shared.turn.messages import user_request
+from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal
+from shared.turn.script import validate_script
+from shared.turn.state import TurnStatus
+
+PATH: Final = "/api/v1/agui"
+
+
+async def run_agent(request: Request) -> Answer:
+    """Runs a turn, or goes on with one that waits for approvals, and streams it as AG-UI events.
+
+    `threadId` is the id of a thread, or any name: each user's names have threads of their own.
+    """
+    principal = await authenticate(request)
+    state_of(request).admission.require_calm()
+    with state_of(request).admission.stream(principal.counted_as):
+        body = await read_model(request, RunAgentInput)
+        check_key(body.run_id, ("body", "runId"))
+        return await (_resume if body.resume else _run)(request, principal, body)
+
+
+async def _run(request: Request, principal: Principal, body: RunAgentInput) -> Answer:
+    state = state_of(request)
+    text, model_id, settings = body.user_text(), *_choose_model(request, body)
+    known = await state.exchanges.find_thread_of_name(principal, body.thread_id)
+    thread_id = known or thread_id_of(principal, body.thread_id)
+    new = _build(request, principal, thread_id, body, text, model_id, settings)
+    if known is None:  # the turn makes it: a run that is refused leaves no thread
+        accepted = await state.turns.submit(replace(new, makes_thread=True))
+    else:
+        accepted = await _go_on(request, new)
+    streams, turn = state.streams, accepted.turn
+    return EventStreamResponse(
+        streams,
+        streams.hub.follow(turn, START),
+        AgUiEncoder(turn, body.thread_id, body.run_id),
+        principal,
+        position=accepted.position or None,
+    )
+
+
+async def _go_on(request: Request, new: NewTurn) -> Accepted:
+    turns = state_of(request).turns
+    # A run that was sent before is watched, whatever the thread waits for.
+    replay = await turns.find_replay(new)
+    if replay is not None:
+        return replay
+    active = await turns.find_active(new.principal, new.thread_id)
+    if active is not None and active.status is TurnStatus.AWAITING_APPROVAL:
+        raise ConcurrencyConflict(str(active.id))
+    return await turns.submit(new)
+
+
+async def _resume(request: Request, principal: Principal, body: RunAgentInput) -> Answer:
+    state = state_of(request)
+    decisions = body.decisions()
+    thread_id = await state.exchanges.find_thread_of_name(principal, body.thread_id)
+    if thread_id is None:
+        raise ThreadNotFound
+    try:
+        turn = await state.approvals.decide_in_thread(principal, thread_id, decisions)
+    except InvalidRequest as error:  # it names the places of another body
+        raise InvalidRequest(("body", "resume"), error.msg, error.type) from None
+    if turn is None:
+        msg = "No turn of the thread waits for these tool calls to be approved"
+        raise InvalidRequest(("body", "resume"), msg)
+    # The client holds what was said until the turn was parked; the attempt after that begins there.
+    attempt = turn.attempt + 1 if turn.status is TurnStatus.PENDING else turn.attempt
+    streams = state.streams
+    return EventStreamResponse(
+        streams,
+        streams.hub.follow(turn, Cursor(attempt, 0)),
+        AgUiEncoder(turn, body.thread_id, body.run_id, is_continued=True),
+        principal,
+    )
+
+
+def _choose_model(request: Request, body: RunAgentInput) -> tuple[str, dict[str, Any]]:
+    settings, props = state_of(request).settings, body.props()
+    model_id = props.model_id or settings.default_model
+    if not settings.runs_model(model_id):
+        raise UnknownModel(model_id, settings.model_prefixes())
+    asked = {**props.settings}
+    if model_id.startswith("scripted"):
+        validate_script(asked)
+    return model_id, asked
+
+
+def _build(
+    request: Request,
+    principal: Principal,
+    thread_id: UUID,
+    body: RunAgentInput,
+    text: str,
+    model_id: str,
+    settings: dict[str, Any],
+) -> NewTurn:
+    instructions = body.instructions()
+    canonical = [str(thread_id), text, model_id, settings, instructions]
+    fingerprint = orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)
+    return NewTurn(
+        id=new_id(),
+        principal=principal,
+        thread_id=thread_id,
+        input_message_id=new_id(),
+        planned_output_message_id=new_id(),
+        text=text,
+        raw_message=user_request(text),
+        model_id=model_id,
+        settings={**settings, "timezone": read_timezone(request), "trigger": "submit-message"},
+        system_prompt=instructions,
+        concurrency_key=f"thread:{thread_id}",
+        conflict_policy=ConflictPolicy.ENQUEUE,
+        idempotency_scope=f"agui:{principal.user_id}:{thread_id}",
+        idempotency_key=body.run_id,
+        client_chose_key=True,
+        fingerprint=hashlib.sha256(fingerprint).digest(),
+        names_model=body.props().model_id is not None,
+    )
+
+
+_TIMEZONE = Header("X-User-Timezone", "IANA name; anything else is ignored")
+
+OPERATIONS: Final = (
+    Operation(
+        "POST", PATH, run_agent, "ag-ui", "Run a turn and stream it as AG-UI events",
+        body=RunAgentInput, also_documents=(ContextEntry, ResumeEntry), headers=(_TIMEZONE,),
+        responses={HTTPStatus.OK: EVENT_STREAM}, errors=(404, 409),
+    ),
+)  # fmt: skip

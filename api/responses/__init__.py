@@ -1,0 +1,1 @@
+"""The OpenAI Responses surface: see docs/surfaces/responses.md."""
