@@ -1,0 +1,1 @@
+"""The Kodey chat and agents surface: see docs/surfaces/kodey.md."""

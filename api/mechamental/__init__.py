@@ -1,0 +1,1 @@
+"""The MechaMental thread messages surface: see docs/surfaces/mechamental.md."""

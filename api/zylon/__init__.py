@@ -1,0 +1,1 @@
+"""The Zylon workspace surface: see docs/surfaces/zylon.md."""
