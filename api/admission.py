@@ -13,7 +13,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from starlette.types import Message, Scope, Send
@@ -25,6 +25,8 @@ from shared.settings import Settings
 
 CREDENTIAL: Final = "turnkeep.credential"
 """Under this name a request's scope holds who is counted: `Principal.counted_as`."""
+COUNTED: Final = "turnkeep.counted"
+"""The same with the limit of their kind, `(RateLimit, UUID)`, where the kind has one of its own."""
 KEPT_BUCKETS: Final = 10_000
 _MAX_RETRY_AFTER_S: Final = 5
 
@@ -32,6 +34,14 @@ _MAX_RETRY_AFTER_S: Final = 5
 def soon_s() -> int:
     """A `Retry-After` for what may be over at any moment, spread so that not all come at once."""
     return random.randint(1, _MAX_RETRY_AFTER_S)  # noqa: S311 - nobody gains by guessing it
+
+
+class Rate(NamedTuple):
+    """What somebody may still ask: `reset` is in how many seconds all of it is there again."""
+
+    limit: int
+    remaining: int
+    reset: int
 
 
 class RateLimit:
@@ -65,13 +75,16 @@ class RateLimit:
         if len(self._buckets) > KEPT_BUCKETS:
             self._buckets.popitem(last=False)
 
-    def headers(self, who: UUID) -> list[tuple[bytes, bytes]]:
-        """What is left; `Reset` is the number of seconds until all of it is there again."""
+    def look(self, who: UUID) -> Rate:
+        """What is left."""
         tokens = self._tokens(who, self._clock())
+        return Rate(self._most, int(tokens), math.ceil((self._most - tokens) / self._per_s))
+
+    def headers(self, who: UUID) -> list[tuple[bytes, bytes]]:
+        """The same for a response."""
         return [
-            (b"x-ratelimit-limit", b"%d" % self._most),
-            (b"x-ratelimit-remaining", b"%d" % int(tokens)),
-            (b"x-ratelimit-reset", b"%d" % math.ceil((self._most - tokens) / self._per_s)),
+            (b"x-ratelimit-%s" % name.encode(), b"%d" % value)
+            for name, value in self.look(who)._asdict().items()
         ]
 
     def telling(self, scope: Scope, send: Send) -> Send:
@@ -183,6 +196,16 @@ class Admission:
         if self.polls.is_full:
             self._metrics.refusals.labels(reason="polls").inc()
             return None
+        return self.polls.hold(who)
+
+    def wait(self, who: UUID) -> Seat:
+        """The same for what nobody could ask for later: taken before anything is written.
+
+        Raises:
+            Saturated: too many wait.
+        """
+        if self.polls.is_full:
+            raise Saturated("Too many requests wait", reason="polls", retry_after_s=soon_s())
         return self.polls.hold(who)
 
     def transfer(self, who: UUID) -> Seat:

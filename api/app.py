@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api import health, metrics
 from api.account import access_tokens, sign_in, users
 from api.admission import Admission, RateLimit
+from api.ag_ui import runs as ag_ui
 from api.agents import specs
 from api.artifacts import operations as artifacts
 from api.automations import automations
@@ -21,42 +23,57 @@ from api.chat import approvals, attachments, feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
+from api.kodey import surface as kodey
+from api.mechamental import surface as mechamental
 from api.metrics import CountRequests, RequestCounter
-from api.openapi import build_document, routes_from, serve_document
+from api.openapi import routes_from, serve_document
 from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
+from api.responses import surface as responses
 from api.sse import StreamContext
 from api.state import ApiState
 from api.stream_keeper import StreamKeeper
+from api.zylon import surface as zylon
 from shared.background import in_background
 from shared.files.object_store import ObjectStore
-from shared.jobs import RUN_AUTOMATIONS
+from shared.jobs import INGEST_FILES, RUN_AUTOMATIONS
 from shared.metrics import Metrics
 from shared.postgres.group_read import GroupRead
 from shared.service.agent_specs import AgentSpecService, agent_catalogue
-from shared.service.api_keys import ApiKeys
 from shared.service.approvals import ApprovalService
 from shared.service.artifacts import ArtifactService
 from shared.service.attachments import AttachmentService
 from shared.service.automation_runs import AutomationRunService
 from shared.service.automations import AutomationService, runnable_kinds
 from shared.service.backlog import BacklogCounter
+from shared.service.chats import ChatService
 from shared.service.core import open_core
+from shared.service.credentials import Credentials
 from shared.service.doorbell import Doorbell
+from shared.service.exchanges import Exchanges
 from shared.service.feedback import FeedbackService
-from shared.service.identity_provider import IdentityProvider
+from shared.service.named_threads import NamedThreads
 from shared.service.passwords import Passwords
+from shared.service.projects import ProjectService
+from shared.service.shared_threads import SharedThreads
 from shared.service.sign_in import SignIn
 from shared.service.storage import StorageQuota
 from shared.service.threads import ThreadService
+from shared.service.transient_threads import TransientThreads
 from shared.service.users import UserService
+from shared.service.workspace import Workspace
 from shared.settings import Settings
+from shared.turn.model import CredentialKind
+
+if TYPE_CHECKING:
+    from shared.service.identity_provider import IdentityProvider
 
 OPERATIONS = (
     *threads.OPERATIONS,
     *messages.OPERATIONS,
     *turns.OPERATIONS,
     *approvals.OPERATIONS,
+    *ag_ui.OPERATIONS,
     *feedback.OPERATIONS,
     *attachments.OPERATIONS,
     *artifacts.OPERATIONS,
@@ -66,6 +83,12 @@ OPERATIONS = (
     *sign_in.OPERATIONS,
     *users.OPERATIONS,
     *access_tokens.OPERATIONS,
+)
+SURFACES = (mechamental.SURFACE, kodey.SURFACE, zylon.SURFACE, responses.SURFACE)
+"""Beside the primary one; none knows another."""
+ALL_OPERATIONS = (
+    *OPERATIONS,
+    *(operation for surface in SURFACES for operation in surface.operations),
 )
 HOT = ("stream_turn", "submit_turn", "get_turn", "follow_turn", "attach_to_thread")
 """Ids of the operations that nearly all requests ask for, or that stay for long."""
@@ -92,7 +115,13 @@ def create_app(settings: Settings) -> Application:
     counters = Metrics()
     counter = RequestCounter(counters)
     app = Application(
-        routes=[*routes_from(OPERATIONS), *_plain_routes()],
+        routes=[
+            *routes_from(
+                ALL_OPERATIONS,
+                (route for surface in SURFACES for route in surface.plain_routes),
+            ),
+            *_plain_routes(),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=[Middleware(CountRequests, counter=counter)],
         lifespan=_lifespan,
@@ -110,6 +139,15 @@ def create_app(settings: Settings) -> Application:
         metrics=counters,
         failed_credentials=FailedCredentials(settings.auth_failures_per_minute),
         rate_limit=RateLimit(per_minute) if per_minute else None,
+        rate_limits_of={
+            kind: RateLimit(most)
+            for kind, most in (
+                (CredentialKind.KODEY_PUBLISHABLE, settings.kodey_publishable_per_minute),
+                (CredentialKind.KODEY_SECRET, settings.kodey_secret_per_minute),
+            )
+            if most
+        },
+        dialects=tuple(told for surface in SURFACES for told in surface.dialects),
     )
     return app
 
@@ -124,7 +162,7 @@ def _plain_routes() -> list[Route]:
         Route("/livez", health.livez),
         Route("/readyz", health.readyz),
         Route("/metrics", metrics.serve_metrics),
-        Route("/openapi.json", serve_document(build_document(OPERATIONS))),
+        Route("/openapi.json", serve_document(ALL_OPERATIONS)),
     ]
 
 
@@ -135,18 +173,29 @@ def begin_drain(app: Application) -> None:
         app.state.hub.drain()
 
 
+def _identity_provider(settings: Settings) -> IdentityProvider | None:
+    """The issuer of this deployment; what it needs is loaded only where there is one."""
+    if settings.jwt_issuer is None:
+        return None
+    from shared.service.identity_provider import IdentityProvider
+
+    return IdentityProvider.from_settings(settings)
+
+
 async def _open_accounts(state: ApiState, stack: AsyncExitStack) -> None:
     """What knows who asks."""
     settings = state.settings
-    provider = IdentityProvider.from_settings(settings)
+    provider = _identity_provider(settings)
     if provider is not None:
         stack.push_async_callback(provider.close)
     pepper = settings.key_pepper.get_secret_value().encode()
-    state.api_keys = await stack.enter_async_context(ApiKeys(state.database, pepper, provider))
+    state.credentials = await stack.enter_async_context(
+        Credentials(state.database, pepper, provider)
+    )
     passwords = Passwords()
     stack.callback(passwords.close)
     state.sign_in = SignIn(state.database, passwords, settings)
-    state.users = UserService(state.database, state.api_keys, settings)
+    state.users = UserService(state.database, state.credentials, settings)
 
 
 @asynccontextmanager
@@ -167,6 +216,13 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.cancels = core.cancels
         state.approvals = ApprovalService(core.database, core.turns, state.metrics)
         state.threads = ThreadService(state.database, core.cancels)
+        state.shared_threads = SharedThreads(state.database, core.cancels)
+        state.named_threads = NamedThreads(state.database, state.shared_threads)
+        state.exchanges = Exchanges(state.database, core.cancels)
+        state.projects = ProjectService(state.database)
+        state.chats = ChatService(state.database)
+        state.workspace = Workspace(state.database)
+        state.transient_threads = TransientThreads(state.database)
         state.feedback = FeedbackService(state.database)
         catalogue = agent_catalogue(settings)
         state.agent_specs = AgentSpecService(core.database, catalogue)
@@ -179,15 +235,15 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         quota = StorageQuota.of(settings)
         state.artifacts = ArtifactService(state.database, state.objects, quota)
         state.attachments = AttachmentService(
-            state.database, quota, Doorbell(core.connection, core.keys).ring
+            state.database, quota, Doorbell(core.connection, core.keys, INGEST_FILES).ring
         )
         await _open_accounts(state, stack)
-        state.fast_get_turn = FastGetTurn(state.api_keys, GroupRead(core.database), core.turns)
+        state.fast_get_turn = FastGetTurn(state.credentials, GroupRead(core.database), core.turns)
         counter = BacklogCounter(core.database, core.backlog, state.metrics)
         pressure = Pressure(core.turns.commit_wait_s, state.metrics)
         state.admission = Admission(settings, state.metrics, pressure)
         look_interval_s = min(1.0, settings.keep_alive_s / 4)
-        keeper = StreamKeeper(state.api_keys, look_interval_s=look_interval_s)
+        keeper = StreamKeeper(state.credentials, look_interval_s=look_interval_s)
         state.streams = StreamContext(
             hub=state.hub,
             keeper=keeper,

@@ -7,13 +7,13 @@ from typing import Final
 
 from starlette.requests import Request
 
-from api.admission import CREDENTIAL
+from api.admission import COUNTED, CREDENTIAL
 from api.origin import require_own_site
 from api.session_cookie import read_cookies
 from api.state import state_of
 from shared.errors import NotAuthenticated
-from shared.service.identity_provider import MAX_TOKEN_CHARS, looks_like_token
-from shared.turn.model import Principal
+from shared.service.identity import MAX_TOKEN_CHARS, looks_like_token
+from shared.turn.model import CHAT_KINDS, CredentialKind, Principal
 
 MAX_SECRET_CHARS: Final = 512
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -30,11 +30,17 @@ class Carrier(StrEnum):
 _HEADER_OF: Final = {Carrier.BEARER: "authorization", Carrier.API_KEY: "x-api-key"}
 
 
-async def authenticate(request: Request, *, is_vital: bool = False) -> Principal:
+async def authenticate(
+    request: Request,
+    *,
+    is_vital: bool = False,
+    admits: frozenset[CredentialKind] = CHAT_KINDS,
+) -> Principal:
     """Who asks: `Authorization: Bearer`, else `X-API-Key`, else the cookie of who has signed in.
 
     A credential that is present but wrong is an error even when another one would do: nobody
-    should act under an identity they did not mean. What is vital is never too much.
+    should act under an identity they did not mean. What is vital is never too much. `admits` are
+    the kinds that the surface takes; one of another surface is as unknown as one of nobody.
 
     Raises:
         NotAuthenticated: no credential, or a wrong one.
@@ -46,12 +52,20 @@ async def authenticate(request: Request, *, is_vital: bool = False) -> Principal
     """
     state = state_of(request)
     bearers = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    known = state.api_keys.find_known(bearers[0]) if len(bearers) == 1 else None
+    known = state.credentials.find_known(bearers[0]) if len(bearers) == 1 else None
     carrier = Carrier.BEARER if bearers else carrier_of(request)
-    principal = known or await _authenticate_unknown(request, carrier)
-    if state.rate_limit is not None:
+    if carrier is Carrier.COOKIE and CredentialKind.SESSION not in admits:
+        carrier = None  # who has signed in elsewhere on this host has guessed nothing here
+    if known is None or known.kind not in admits:
+        known = await _authenticate_unknown(request, carrier, admits)
+    principal = known
+    limit = state.rate_limits_of.get(principal.kind)
+    if limit is not None:
+        request.scope[COUNTED] = limit, principal.counted_as
+        limit.take(principal.counted_as)
+    else:
         request.scope[CREDENTIAL] = principal.counted_as
-        if not is_vital:
+        if state.rate_limit is not None and not is_vital:
             state.rate_limit.take(principal.counted_as)
     if carrier is Carrier.COOKIE and request.method not in _SAFE:
         require_own_site(request)
@@ -67,17 +81,30 @@ def carrier_of(request: Request) -> Carrier | None:
     return Carrier.COOKIE if read_cookies(request) else None
 
 
-async def _authenticate_unknown(request: Request, carrier: Carrier | None) -> Principal:
-    state = state_of(request)
+async def _authenticate_unknown(
+    request: Request, carrier: Carrier | None, admits: frozenset[CredentialKind]
+) -> Principal:
     try:
-        secret = read_secret(request, carrier)
-        if carrier is Carrier.COOKIE:
-            return await state.api_keys.authenticate_session(secret)
-        return await state.api_keys.authenticate(secret)
+        return await _find_principal(request, carrier, admits)
     except NotAuthenticated:
         if carrier is not None:  # else nobody has guessed anything
-            state.failed_credentials.note(request.client.host if request.client else None)
+            host = request.client.host if request.client else None
+            state_of(request).failed_credentials.note(host)
         raise
+
+
+async def _find_principal(
+    request: Request, carrier: Carrier | None, admits: frozenset[CredentialKind]
+) -> Principal:
+    secret = read_secret(request, carrier)
+    keys = state_of(request).credentials
+    is_session = carrier is Carrier.COOKIE
+    principal = await (
+        keys.authenticate_session(secret) if is_session else keys.authenticate(secret)
+    )
+    if principal.kind not in admits:
+        raise NotAuthenticated("A credential of another surface")
+    return principal
 
 
 def read_secret(request: Request, carrier: Carrier | None) -> str:

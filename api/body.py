@@ -46,8 +46,10 @@ _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 _INT_RANGE: Final = range(-(2**63), 2**64)
 
 
-async def read_model(request: Request, model: type[M]) -> M:
+async def read_model(request: Request, model: type[M], *, reserved: frozenset[str] = RESERVED) -> M:
     """The body as `model`; an empty one counts as `{}`.
+
+    `reserved` are fields that it may not bring unless the model has them.
 
     Raises:
         InvalidRequest: not JSON of the kind described above.
@@ -56,13 +58,15 @@ async def read_model(request: Request, model: type[M]) -> M:
     """
     data = await read_body(request, state_of(request).settings.max_body_bytes)
     value = parse_json(data) if data.strip(b" \t\r\n") else {}
-    reserved = _find_reserved(value, model)
+    refused = _find_reserved(value, model, reserved)
     try:
         parsed = model.model_validate(value)
     except ValidationError as error:
-        raise InvalidFields([*reserved, *fields_of(error, "body").items]) from None
-    if reserved:
-        raise InvalidFields(reserved)
+        found = fields_of(error, "body")
+        inputs = [{"input": None, "ctx": {}}] * len(refused) + [*found.inputs]
+        raise InvalidFields([*refused, *found.items], inputs) from None
+    if refused:
+        raise InvalidFields(refused)
     return parsed
 
 
@@ -181,12 +185,14 @@ def _refuse(reason: str, position: int = 0) -> NoReturn:
     raise InvalidRequest(("body", position), f"Invalid JSON: {reason}", "json_invalid")
 
 
-def _find_reserved(value: Any, model: type[BaseModel]) -> list[dict[str, Any]]:
+def _find_reserved(
+    value: Any, model: type[BaseModel], reserved: frozenset[str]
+) -> list[dict[str, Any]]:
     if not isinstance(value, dict):
         return []
     known = {field.alias or name for name, field in model.model_fields.items()}
     return [
         {"loc": ["body", name], "msg": "Extra inputs are not permitted", "type": "extra_forbidden"}
         for name in value
-        if name in RESERVED and name not in known
+        if name in reserved and name not in known
     ]

@@ -18,13 +18,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.admission import soon_s
-from api.problems import problem_body
+from api.problems import problem_body, response_to
 from shared.lean_event import LeanEvent
 from shared.metrics import Metrics
 
@@ -46,9 +47,10 @@ MAX_UNTAKEN_BYTES: Final = 128 * 1024 * 1024
 SPARE_CONNECTIONS: Final = 256
 """Beyond the limit: for a refusal that says why, and for what is never refused."""
 _VITAL: Final = re.compile(
-    rb"/(?:livez|readyz|metrics)|/api/v1/chat/turns/[^/?]+|/api/v1/chat/[^?]+/cancel"
+    rb"/(?:livez|readyz|metrics)|/api/v1/chat/turns/[^/?]+|/api/v1/(?:chat|app)/[^?]+/cancel"
+    rb"|/v1/responses/[^/?]+(?:/cancel)?"
 )
-"""Paths that are never refused for the number of connections."""
+"""Paths that are never refused for the number of connections: polls and cancels, and health."""
 
 
 class HeadTooLargeError(Exception):
@@ -231,7 +233,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._beginning = None
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what cannot be parsed in the dialect of every other error.
+        """Answers what cannot be parsed, in the primary surface's words: no path is certain.
 
         The parser tells of a head before it looks at how the body is framed: a request that it
         refuses after all must not be carried out.
@@ -283,8 +285,7 @@ class BoundedConnection(HttpToolsProtocol):
         most = self._most_connections
         self._is_surplus = most is not None and len(self.connections) > most
         if self._is_surplus and not _VITAL.fullmatch(self.url.partition(b"?")[0]):
-            state = getattr(self.app, "state", None)
-            self.app = functools.partial(_refuse_connection, getattr(state, "metrics", None))
+            self.app = functools.partial(_refuse_connection, self.app)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
@@ -317,18 +318,14 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-async def _refuse_connection(metrics: Metrics | None, _: Scope, __: Receive, send: Send) -> None:
+async def _refuse_connection(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    metrics: Metrics | None = getattr(getattr(app, "state", None), "metrics", None)
     if metrics is not None:
         metrics.refusals.labels(reason="connections").inc()
-    body = problem_body(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"retry-after", b"%d" % soon_s()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    headers = {"retry-after": str(soon_s()), "connection": "close"}
+    error = HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections", headers)
+    scope["app"] = app
+    await response_to(Request(scope), error)(scope, receive, send)
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from api.admission import Rate
 from shared.errors import TooManyFailures
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,16 @@ class FailedCredentials:
         now = self._clock()
         if self._limit and count >= self._limit and until > now:
             raise TooManyFailures(math.ceil(until - now))
+
+    def look(self, host: str | None) -> Rate | None:
+        """What is left of the address' window; None: there is no limit."""
+        if not self._limit:
+            return None
+        until, count = self._failures.get(group_of(host), (0.0, 0))
+        left_s = math.ceil(until - self._clock())
+        if left_s <= 0:
+            return Rate(self._limit, self._limit, 0)
+        return Rate(self._limit, max(0, self._limit - count), left_s)
 
     def note(self, host: str | None) -> None:
         """Counts one failure of the peer with this address.

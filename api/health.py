@@ -14,8 +14,8 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.chat.schemas import to_json
 from api.state import state_of
+from api.wire import json_response
 from shared.errors import PostgresUnavailable, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 
@@ -73,4 +73,4 @@ def _word(answers: bool) -> str:
 
 def _answer(status: HTTPStatus, body: dict[str, object]) -> Response:
     headers = {"cache-control": "no-store"}
-    return Response(to_json(body), status, headers, media_type="application/json")
+    return json_response(body, status, headers)

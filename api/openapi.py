@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +19,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from api.session_cookie import COOKIE
+from api.wire import rendered_response
+
 Answer = ASGIApp
 """A Starlette response, or anything else that can be called as one."""
 Handler = Callable[[Request], Awaitable[Answer]]
 EVENT_STREAM: Final = "text/event-stream"
 ANY_TYPE: Final = "*/*"
 """Bytes of whatever type they have."""
-COOKIE: Final = "vai_token"
-"""The cookie of who has signed in."""
 _REF: Final = "#/components/schemas/{model}"
 
 
@@ -35,39 +38,6 @@ class Header:
     name: str
     description: str
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method on one path. `responses` maps success statuses to what the body holds."""
-
-    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
-    path: str
-    handler: Handler
-    tag: str
-    summary: str
-    body: type[BaseModel] | None = None
-    form: type[BaseModel] | None = None
-    """In place of `body`: what `multipart/form-data` carries."""
-    also_documents: tuple[type[BaseModel], ...] = ()
-    """Models that the body's schema refers to by name."""
-    query: type[BaseModel] | None = None
-    headers: tuple[Header, ...] = ()
-    responses: Mapping[int, type[BaseModel] | str | None] = field(
-        default_factory=lambda: {HTTPStatus.OK: None}
-    )
-    errors: tuple[int, ...] = ()
-    """Statuses beyond those every operation of its kind has."""
-    is_public: bool = False
-    """Asked without a credential."""
-
-    @property
-    def operation_id(self) -> str:
-        return getattr(self.handler, "__name__", self.summary)
-
-    @property
-    def path_parameters(self) -> list[str]:
-        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
 
 
 class ErrorItem(BaseModel):
@@ -92,30 +62,103 @@ class Problem(BaseModel):
     turnId: str | None = None  # noqa: N815 - as it is on the wire
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What is the same of all operations of a surface: how it tells errors, and who may ask."""
+
+    problem: type[BaseModel] = Problem
+    problems: Mapping[int, type[BaseModel]] = field(
+        default_factory=lambda: {HTTPStatus.UNPROCESSABLE_ENTITY: ValidationProblem}
+    )
+    """Statuses whose body is another."""
+    invalid: int = HTTPStatus.UNPROCESSABLE_ENTITY
+    """The status of a request with wrong values."""
+    credentials: tuple[str, ...] | None = None
+    """Security schemes, any of which will do; None: those of the document."""
+    has_opaque_ids: bool = False
+    """Ids in paths are any text; else a malformed one is a wrong value."""
+    takes_cookies: bool = True
+
+    def model(self, status: int) -> type[BaseModel]:
+        """The body of an error."""
+        return self.problems.get(status, self.problem)
+
+    @property
+    def models(self) -> tuple[type[BaseModel], ...]:
+        return (*self.problems.values(), self.problem)
+
+
+PRIMARY: Final = Manner()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method on one path. `responses` maps success statuses to what the body holds."""
+
+    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
+    path: str
+    handler: Handler
+    tag: str
+    summary: str
+    body: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
+    """In place of `body`: what `multipart/form-data` carries."""
+    also_documents: tuple[type[BaseModel], ...] = ()
+    """Models that the body's schema refers to by name."""
+    query: type[BaseModel] | None = None
+    headers: tuple[Header, ...] = ()
+    responses: Mapping[int, type[BaseModel] | str | None] = field(
+        default_factory=lambda: {HTTPStatus.OK: None}
+    )
+    errors: tuple[int, ...] = ()
+    """Statuses beyond those every operation of its kind has."""
+    also_streams: bool = False
+    """Where it is asked for, 200 is an event stream instead."""
+    is_public: bool = False
+    """Asked without a credential."""
+    manner: Manner = PRIMARY
+
+    @property
+    def operation_id(self) -> str:
+        return getattr(self.handler, "__name__", self.summary)
+
+    @property
+    def path_parameters(self) -> list[str]:
+        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+
+
 # -- routes
 
 
-def routes_from(operations: Iterable[Operation]) -> list[Route]:
-    """One route per path, so that a wrong method is told all the right ones."""
+def routes_from(operations: Iterable[Operation], plain: Iterable[Route] = ()) -> list[Route]:
+    """One route per path, so that a wrong method is told all the right ones.
+
+    `plain` ones are beside the operations, one per path.
+    """
+    beside = {route.path: route for route in plain}
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         methods = by_path.setdefault(operation.path, {})
         if operation.method in methods:
             raise ValueError(f"{operation.method} {operation.path} stands twice")
         methods[operation.method] = operation
-    return [_route(path, methods) for path, methods in by_path.items()]
+    routes = [_route(path, methods, beside.pop(path, None)) for path, methods in by_path.items()]
+    return [*routes, *beside.values()]
 
 
-def _route(path: str, operations: dict[str, Operation]) -> Route:
+def _route(path: str, operations: dict[str, Operation], plain: Route | None) -> Route:
     handlers = {method: operation.handler for method, operation in operations.items()}
+    if plain is not None:
+        handlers |= dict.fromkeys(plain.methods or (), plain.endpoint)
     get = operations.get("GET")
-    if get is not None and EVENT_STREAM not in get.responses.values():
+    streams = get is not None and (get.also_streams or EVENT_STREAM in get.responses.values())
+    if get is not None and not streams:
         handlers["HEAD"] = get.handler
 
     async def dispatch(request: Request) -> Answer:
         return await handlers[request.method](request)
 
-    route = Route(path, dispatch, methods=sorted(operations), name=path)
+    route = Route(path, dispatch, methods=sorted(handlers), name=path)
     route.methods = set(handlers)  # Starlette adds HEAD to any GET; a stream has none
     return route
 
@@ -150,12 +193,14 @@ def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def serve_document(document: dict[str, Any]) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that serves `document`."""
-    data = orjson.dumps(document)
+def serve_document(operations: Sequence[Operation]) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that serves the document of `operations`, which is built when first asked for."""
+    document = functools.cache(lambda: orjson.dumps(build_document(operations)))
 
     async def serve_openapi(_: Request) -> Response:
-        return Response(data, media_type="application/json")
+        # It takes 100 ms, in which a process has other things to do.
+        data = await asyncio.to_thread(document)
+        return rendered_response(data)
 
     return serve_openapi
 
@@ -170,11 +215,9 @@ class _Schemas:
 
 
 def _collect_schemas(operations: Iterable[Operation]) -> _Schemas:
-    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (ValidationProblem, "serialization"),
-        (Problem, "serialization"),
-    ]
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
     for operation in operations:
+        wanted += [(model, "serialization") for model in operation.manner.models]
         asked = (operation.body, operation.form, operation.query, *operation.also_documents)
         wanted += [(model, "validation") for model in asked if model is not None]
         answered = operation.responses.values()
@@ -196,6 +239,8 @@ def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     }
     if operation.is_public:
         described["security"] = []
+    elif operation.manner.credentials is not None:
+        described["security"] = [{name: []} for name in operation.manner.credentials]
     if description := inspect.getdoc(operation.handler):
         described["description"] = description
     if operation.body is not None:
@@ -214,13 +259,10 @@ def _describe(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+    format_ = {} if operation.manner.has_opaque_ids else {"format": "uuid"}
     for name in operation.path_parameters:
-        yield {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "format": "uuid"},
-        }
+        schema_of_id = {"type": "string", **format_}
+        yield {"name": name, "in": "path", "required": True, "schema": schema_of_id}
     if operation.query is not None:
         reference = schemas.of(operation.query, "validation")["$ref"]
         schema = schemas.definitions[reference.rpartition("/")[2]]
@@ -246,22 +288,25 @@ def _successes(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, d
         elif answer is not None:
             schema = schemas.of(answer, "serialization")
             response["content"] = {"application/json": {"schema": schema}}
+            if operation.also_streams:
+                response["content"][EVENT_STREAM] = {}
         yield int(status), response
 
 
 def _errors(operation: Operation, schemas: _Schemas) -> Iterator[tuple[int, dict[str, Any]]]:
+    manner = operation.manner
+    invalid = {int(manner.invalid)}
     statuses = {401, 429, 500, 503, *operation.errors}
-    if operation.method != "GET":
+    if operation.method != "GET" and manner.takes_cookies:
         statuses |= {403}  # signed in by a cookie, and sent by another site
     if operation.path_parameters:
-        statuses |= {404, 422}
+        statuses |= {404} if manner.has_opaque_ids else {404, *invalid}
     if operation.query is not None:
-        statuses |= {422}
+        statuses |= invalid
     if operation.body is not None or operation.form is not None:
-        statuses |= {408, 413, 415, 422}
+        statuses |= {408, 413, 415, *invalid}
     for status in sorted(statuses):
-        model = ValidationProblem if status == 422 else Problem
-        schema = schemas.of(model, "serialization")
+        schema = schemas.of(manner.model(status), "serialization")
         yield (
             status,
             {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.requests import Request
 
-from api.openapi import COOKIE
 from api.origin import is_secure
+
+COOKIE: Final = "vai_token"
 
 
 def read_cookies(request: Request) -> list[str]:

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from shared.errors import PostgresUnavailable
-from shared.service.api_keys import ApiKeys
+from shared.service.credentials import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +46,8 @@ class StreamKeeper:
     `look_interval_s` is how often each stream is looked at.
     """
 
-    def __init__(self, api_keys: ApiKeys, *, look_interval_s: float) -> None:
-        self._api_keys = api_keys
+    def __init__(self, credentials: Credentials, *, look_interval_s: float) -> None:
+        self._credentials = credentials
         self._pause_s = look_interval_s / _SLICES
         self._slices: list[set[Stream]] = [set() for _ in range(_SLICES)]
         self._next_slice = 0
@@ -81,7 +81,7 @@ class StreamKeeper:
             await asyncio.sleep(CREDENTIAL_CHECK_S)
             in_use = {stream.key_id for stream in self._all()}
             try:
-                revoked = await self._api_keys.find_revoked(in_use)
+                revoked = await self._credentials.find_revoked(in_use)
             except PostgresUnavailable:
                 continue
             if not revoked:

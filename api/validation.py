@@ -32,8 +32,9 @@ def path_uuid(request: Request, name: str) -> UUID:
     try:
         return _ANY_UUID.validate_python(text)
     except ValidationError as error:
-        items = [{**item, "loc": ["path", name]} for item in fields_of(error, "path").items]
-        raise InvalidFields(items) from None
+        found = fields_of(error, "path")
+        items = [{**item, "loc": ["path", name]} for item in found.items]
+        raise InvalidFields(items, found.inputs) from None
 
 
 def read_query(request: Request, model: type[M]) -> M:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from http import HTTPStatus
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+from starlette.responses import Response
+
+from api.limits import MAX_OBJECT_BYTES
+
+
+def _small_object(value: dict[str, Any]) -> dict[str, Any]:
+    if len(orjson.dumps(value)) > MAX_OBJECT_BYTES:
+        raise ValueError(f"Object should have at most {MAX_OBJECT_BYTES} bytes as JSON")
+    return value
+
+
+SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 
 
 class Model(BaseModel):
@@ -32,3 +46,17 @@ def instant(at: datetime | None) -> datetime | str | None:
     if at is None or at.microsecond:
         return at
     return at.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+
+
+def json_response(
+    value: Any, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A response whose body is `value` as JSON."""
+    return rendered_response(to_json(value), status, headers)
+
+
+def rendered_response(
+    body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A response whose body is JSON already."""
+    return Response(body, status, headers, media_type="application/json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,10 +17,10 @@ from api.account.schemas import (
 )
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import to_json
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
+from api.wire import json_response
 from shared.service.users import MAX_TOKEN_DAYS
 
 TOKENS: Final = "/api/v1/access-tokens"
@@ -41,7 +41,7 @@ async def create_access_token(request: Request) -> Response:
     made = await users.create_token(principal, body.name, days, parent_id)
     answer = {"plaintext": made.secret, "token": token_to_dict(made.row)}
     headers = {"cache-control": "no-store"}
-    return _json(answer, HTTPStatus.CREATED, headers)
+    return json_response(answer, HTTPStatus.CREATED, headers)
 
 
 async def list_access_tokens(request: Request) -> Response:
@@ -51,7 +51,7 @@ async def list_access_tokens(request: Request) -> Response:
     rows, cursor = await state_of(request).users.list_tokens(
         principal, limit=query.limit, cursor=query.cursor
     )
-    return _json({"items": [token_to_dict(row) for row in rows], "nextCursor": cursor})
+    return json_response({"items": [token_to_dict(row) for row in rows], "nextCursor": cursor})
 
 
 async def revoke_access_token(request: Request) -> Response:
@@ -59,12 +59,6 @@ async def revoke_access_token(request: Request) -> Response:
     principal = await authenticate(request)
     await state_of(request).users.revoke_token(principal, path_uuid(request, "token_id"))
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 OPERATIONS: Final = (

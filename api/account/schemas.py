@@ -5,16 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, StringConstraints
 
 from api.validation import QueryInt
+from api.wire import Model
 from shared.service.passwords import MAX_CHARS
 from shared.service.users import MAX_TOKEN_DAYS, time_zones
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
 
 
 def _time_zone(name: str) -> str:
@@ -34,7 +30,7 @@ TokenType = Literal["api_key", "pat", "session", "jwt"]
 # -- signing in
 
 
-class LogIn(_Model):
+class LogIn(Model):
     """`organization`, its short name, is needed by who has accounts in several."""
 
     email: str = Field(min_length=1, max_length=320)
@@ -44,20 +40,20 @@ class LogIn(_Model):
     organization: str | None = Field(default=None, max_length=255)
 
 
-class Organization(_Model):
+class Organization(Model):
     id: str
     name: str
     slug: str
 
 
-class SessionInfo(_Model):
+class SessionInfo(Model):
     auth_method: Literal["bearer", "api_key", "cookie"]
     token_type: TokenType
     session_id: str
     organization: Organization
 
 
-class User(_Model):
+class User(Model):
     id: str
     email: str
     name: str
@@ -66,7 +62,7 @@ class User(_Model):
     created_at: datetime
 
 
-class Me(_Model):
+class Me(Model):
     session: SessionInfo
     user: User
 
@@ -86,7 +82,7 @@ def user_to_dict(row: Any) -> dict[str, Any]:
 # -- preferences
 
 
-class UpdatePreferences(_Model):
+class UpdatePreferences(Model):
     """What is named is changed; null clears."""
 
     timezone: TimeZone | None = Field(default=None, examples=["Europe/Vienna"])
@@ -97,7 +93,7 @@ class UpdateUser(UpdatePreferences):
     name: Name = Field(default_factory=str)  # absent leaves it; there is no null
 
 
-class Preferences(_Model):
+class Preferences(Model):
     timezone: str | None
     locale: str | None
 
@@ -105,7 +101,7 @@ class Preferences(_Model):
 # -- access tokens
 
 
-class CreateAccessToken(_Model):
+class CreateAccessToken(Model):
     name: Name
     expires_in_days: int | None = Field(
         default=None,
@@ -116,7 +112,7 @@ class CreateAccessToken(_Model):
     )
 
 
-class AccessToken(_Model):
+class AccessToken(Model):
     id: str
     name: str
     token_prefix: str
@@ -127,17 +123,17 @@ class AccessToken(_Model):
     revoked_at: datetime | None
 
 
-class CreatedAccessToken(_Model):
+class CreatedAccessToken(Model):
     plaintext: str = Field(description="Shown this once")
     token: AccessToken
 
 
-class AccessTokenList(_Model):
+class AccessTokenList(Model):
     items: list[AccessToken]
     next_cursor: str | None
 
 
-class AccessTokenListQuery(_Model):
+class AccessTokenListQuery(Model):
     limit: QueryInt = Field(default=50, ge=1, le=100)
     cursor: str | None = None
 

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from api.account.schemas import LogIn, Me, user_to_dict
 from api.auth import MAX_SECRET_CHARS, Carrier, authenticate, carrier_of
 from api.body import read_model
-from api.chat.schemas import to_json
 from api.openapi import Operation
 from api.origin import refuse_other_sites
 from api.session_cookie import read_cookies, write_cookie
 from api.state import state_of
+from api.wire import json_response
 from shared.errors import Forbidden, NotAuthenticated
 
 AUTH: Final = "/api/v1/auth"
@@ -54,7 +54,7 @@ async def log_out(request: Request) -> Response:
         raise Forbidden("Only a session can be left; revoke an access token instead")
     state = state_of(request)
     await state.sign_in.sign_out(principal.key_id)
-    state.api_keys.forget({principal.key_id})
+    state.credentials.forget({principal.key_id})
     return Response(
         status_code=HTTPStatus.NO_CONTENT, headers={"set-cookie": write_cookie(request, "", 0)}
     )
@@ -77,7 +77,7 @@ async def get_me(request: Request) -> Response:
         },
         "user": user_to_dict(row),
     }
-    return Response(to_json(body), media_type="application/json")
+    return json_response(body)
 
 
 OPERATIONS: Final = (

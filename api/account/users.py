@@ -11,9 +11,9 @@ from starlette.responses import Response
 from api.account.schemas import Preferences, UpdatePreferences, UpdateUser, User, user_to_dict
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import to_json
 from api.openapi import Operation
 from api.state import state_of
+from api.wire import json_response
 
 USER: Final = "/api/v1/users/me"
 PREFERENCES: Final = f"{USER}/preferences"
@@ -22,7 +22,7 @@ PREFERENCES: Final = f"{USER}/preferences"
 async def get_user(request: Request) -> Response:
     """The caller."""
     principal = await authenticate(request)
-    return _json(user_to_dict(await state_of(request).users.get(principal)))
+    return json_response(user_to_dict(await state_of(request).users.get(principal)))
 
 
 async def update_user(request: Request) -> Response:
@@ -30,7 +30,7 @@ async def update_user(request: Request) -> Response:
     principal = await authenticate(request)
     body = await read_model(request, UpdateUser)
     row = await state_of(request).users.update(principal, **_changes_of(body))
-    return _json(user_to_dict(row))
+    return json_response(user_to_dict(row))
 
 
 async def update_preferences(request: Request) -> Response:
@@ -38,15 +38,11 @@ async def update_preferences(request: Request) -> Response:
     principal = await authenticate(request)
     body = await read_model(request, UpdatePreferences)
     row = await state_of(request).users.update(principal, **_changes_of(body))
-    return _json({"timezone": row["timezone"], "locale": row["locale"]})
+    return json_response({"timezone": row["timezone"], "locale": row["locale"]})
 
 
 def _changes_of(body: UpdatePreferences) -> dict[str, Any]:
     return {name: getattr(body, name) for name in body.model_fields_set}
-
-
-def _json(value: Any) -> Response:
-    return Response(to_json(value), media_type="application/json")
 
 
 OPERATIONS: Final = (

@@ -5,18 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from api.validation import QueryInt
+from api.wire import Model, id_text
 from shared.agents.spec import MAX_MARKDOWN_CHARS, SpecMode
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
-
-
-class AgentSpec(_Model):
+class AgentSpec(Model):
     id: str
     name: str
     slug: str
@@ -34,25 +30,25 @@ class AgentSpec(_Model):
     updated_by: str | None
 
 
-class AgentSpecList(_Model):
+class AgentSpecList(Model):
     specs: list[AgentSpec]
     total: int
 
 
-class AgentSpecListQuery(_Model):
+class AgentSpecListQuery(Model):
     limit: QueryInt = Field(default=100, ge=1, le=100)
     offset: QueryInt = Field(default=0, ge=0, le=1_000_000_000)
     mode: SpecMode | None = None
 
 
-class CreateAgentSpec(_Model):
+class CreateAgentSpec(Model):
     markdown: str = Field(
         max_length=MAX_MARKDOWN_CHARS,
         description="YAML between two lines of ---, then the instructions",
     )
 
 
-class UpdateAgentSpec(_Model):
+class UpdateAgentSpec(Model):
     """What is absent stays as it is."""
 
     markdown: str | None = Field(default=None, max_length=MAX_MARKDOWN_CHARS)
@@ -79,7 +75,7 @@ def spec_to_dict(row: Any) -> dict[str, Any]:
         "resources": [],
         "resourcePreview": [],
         "createdAt": row["created_at"],
-        "createdBy": None if row["created_by"] is None else str(row["created_by"]),
+        "createdBy": id_text(row["created_by"]),
         "updatedAt": row["updated_at"],
-        "updatedBy": None if row["updated_by"] is None else str(row["updated_by"]),
+        "updatedBy": id_text(row["updated_by"]),
     }

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,10 +21,10 @@ from api.agents.schemas import (
 )
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import to_json
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
+from api.wire import json_response
 from shared.errors import InvalidRequest
 
 SPECS: Final = "/api/v1/agents/specs"
@@ -38,7 +38,7 @@ async def list_agent_specs(request: Request) -> Response:
     rows, total = await state_of(request).agent_specs.list_specs(
         principal, mode=query.mode, limit=query.limit, offset=query.offset
     )
-    return _json({"specs": [spec_to_dict(row) for row in rows], "total": total})
+    return json_response({"specs": [spec_to_dict(row) for row in rows], "total": total})
 
 
 async def create_agent_spec(request: Request) -> Response:
@@ -47,14 +47,14 @@ async def create_agent_spec(request: Request) -> Response:
     body = await read_model(request, CreateAgentSpec)
     row = await state_of(request).agent_specs.create(principal, body.markdown)
     headers = {"location": SPEC.format(spec_id=row["id"])}
-    return _json(spec_to_dict(row), HTTPStatus.CREATED, headers)
+    return json_response(spec_to_dict(row), HTTPStatus.CREATED, headers)
 
 
 async def get_agent_spec(request: Request) -> Response:
     """One agent spec in its newest version."""
     principal = await authenticate(request)
     row = await state_of(request).agent_specs.get(principal, path_uuid(request, "spec_id"))
-    return _json(spec_to_dict(row))
+    return json_response(spec_to_dict(row))
 
 
 async def update_agent_spec(request: Request) -> Response:
@@ -71,7 +71,7 @@ async def update_agent_spec(request: Request) -> Response:
     row = await state_of(request).agent_specs.update(
         principal, spec_id, markdown=body.markdown, make_default=bool(body.is_default)
     )
-    return _json(spec_to_dict(row))
+    return json_response(spec_to_dict(row))
 
 
 async def delete_agent_spec(request: Request) -> Response:
@@ -79,12 +79,6 @@ async def delete_agent_spec(request: Request) -> Response:
     principal = await authenticate(request)
     await state_of(request).agent_specs.delete(principal, path_uuid(request, "spec_id"))
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 OPERATIONS: Final = (

@@ -36,8 +36,9 @@ _TYPE: Final = re.compile(r"multipart/form-data\s*;", re.IGNORECASE)
 class Form:
     """What was read: the fields by name, and the name of the file that is in the spool."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, file_field: str) -> None:
         self.spool = spool
+        self.file_field = file_field
         self.fields: dict[str, str] = {}
         self.has_file = False
         self.file_name: str | None = None
@@ -45,11 +46,13 @@ class Form:
     def require_file(self) -> None:
         """Raises `InvalidRequest` unless there was one."""
         if not self.has_file:
-            raise InvalidRequest((*_BODY, "file"), "Field required", "missing")
+            raise InvalidRequest((*_BODY, self.file_field), "Field required", "missing")
 
 
-async def read_form(request: Request, spool: Spool, max_file_bytes: int) -> Form:
-    """The body; its part `file` goes into `spool`.
+async def read_form(
+    request: Request, spool: Spool, max_file_bytes: int, *, file_field: str = "file"
+) -> Form:
+    """The body; its part `file_field` goes into `spool`.
 
     Raises:
         HTTPException: 408 too slow, 413 too large, 415 not such a form.
@@ -60,7 +63,7 @@ async def read_form(request: Request, spool: Spool, max_file_bytes: int) -> Form
     length = request.headers.get("content-length", "")
     if length.isdigit() and (len(length) > 18 or int(length) > max_bytes):
         raise _too_large()
-    form = Form(spool)
+    form = Form(spool, file_field)
     reader = _Reader(boundary, form)
     try:
         async with asyncio.timeout(TOTAL_TIMEOUT_S):
@@ -159,16 +162,16 @@ class _Reader:
         if kind != b"form-data" or b"name" not in options:
             raise _malformed("a part has no name")
         self._field = _text(options[b"name"], "name")
-        if self._field == "file":
+        if self._field == self.form.file_field:
             if self.form.has_file:
-                raise InvalidRequest((*_BODY, "file"), "Only one file may be sent")
+                raise InvalidRequest((*_BODY, self._field), "Only one file may be sent")
             self.form.has_file = True
-            self.form.file_name = _file_name(options.get(b"filename"))
+            self.form.file_name = _file_name(options.get(b"filename"), self._field)
         elif self._field in self.form.fields:
             raise InvalidRequest((*_BODY, self._field[:80]), "The field may be given only once")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
-        if self._field == "file":
+        if self._field == self.form.file_field:
             self.form.spool.add(data[start:end])
             return
         self._value += data[start:end]
@@ -176,19 +179,19 @@ class _Reader:
             raise _malformed(f"a field has more than {MAX_FIELD_BYTES} bytes")
 
     def _end_part(self) -> None:
-        if self._field is not None and self._field != "file":
+        if self._field is not None and self._field != self.form.file_field:
             self.form.fields[self._field] = _text(self._value, self._field[:80])
 
     def _end(self) -> None:
         self.is_complete = True
 
 
-def _file_name(raw: bytes | None) -> str | None:
+def _file_name(raw: bytes | None, field: str) -> str | None:
     """The name as it was sent: not a path of ours, whatever it looks like."""
-    name = _text(raw or b"", "file")
+    name = _text(raw or b"", field)
     if len(name) > MAX_NAME_CHARS:
         msg = f"The file's name should have at most {MAX_NAME_CHARS} characters"
-        raise InvalidRequest((*_BODY, "file"), msg, "string_too_long")
+        raise InvalidRequest((*_BODY, field), msg, "string_too_long")
     return name or None
 
 

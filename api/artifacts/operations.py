@@ -29,7 +29,7 @@ from api.conditional import matches
 from api.openapi import ANY_TYPE, Answer, Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from api.wire import Model, to_json
+from api.wire import Model, json_response
 from shared.errors import InvalidRequest
 from shared.files.spool import Spool
 
@@ -60,7 +60,7 @@ async def list_artifacts(request: Request) -> Response:
         limit=query.limit,
         offset=query.offset,
     )
-    return _json(
+    return json_response(
         {
             "artifacts": [artifact_to_dict(row) for row in rows],
             "hasNext": query.offset + len(rows) < total,
@@ -110,7 +110,7 @@ async def get_artifact(request: Request) -> Response:
     """One artifact; of a file what it is, of the others all of it."""
     principal = await authenticate(request)
     row = await state_of(request).artifacts.get(principal, path_uuid(request, "artifact_id"))
-    return _json(artifact_to_dict(row))
+    return json_response(artifact_to_dict(row))
 
 
 async def get_artifact_content(request: Request) -> Answer:
@@ -143,13 +143,7 @@ async def delete_artifact(request: Request) -> Response:
 
 def _created(row: Any) -> Response:
     headers = {"location": ARTIFACT.format(artifact_id=row["id"])}
-    return _json(artifact_to_dict(row), HTTPStatus.CREATED, headers)
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
+    return json_response(artifact_to_dict(row), HTTPStatus.CREATED, headers)
 
 
 OPERATIONS: Final = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +23,7 @@ from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from api.wire import to_json
+from api.wire import json_response
 
 AUTOMATIONS: Final = "/api/v1/automations"
 AUTOMATION: Final = f"{AUTOMATIONS}/{{automation_id}}"
@@ -42,7 +42,7 @@ async def crystallize_thread(request: Request) -> Response:
     service = state_of(request).automations
     automation_id = await service.crystallize(principal, thread_id, body.name)
     headers = {"location": AUTOMATION.format(automation_id=automation_id)}
-    return _json({"automationId": str(automation_id)}, HTTPStatus.CREATED, headers)
+    return json_response({"automationId": str(automation_id)}, HTTPStatus.CREATED, headers)
 
 
 async def list_automations(request: Request) -> Response:
@@ -52,7 +52,7 @@ async def list_automations(request: Request) -> Response:
     rows, total = await state_of(request).automations.list_automations(
         principal, status=query.status, limit=query.limit, offset=query.offset
     )
-    return _json({"items": [automation_to_dict(row) for row in rows], "total": total})
+    return json_response({"items": [automation_to_dict(row) for row in rows], "total": total})
 
 
 async def create_automation(request: Request) -> Response:
@@ -64,7 +64,7 @@ async def create_automation(request: Request) -> Response:
         principal, name=body.name, description=body.description, config=body.config
     )
     headers = {"location": AUTOMATION.format(automation_id=row["id"])}
-    return _json(automation_to_dict(row), HTTPStatus.CREATED, headers)
+    return json_response(automation_to_dict(row), HTTPStatus.CREATED, headers)
 
 
 async def get_automation(request: Request) -> Response:
@@ -72,7 +72,7 @@ async def get_automation(request: Request) -> Response:
     principal = await authenticate(request)
     service = state_of(request).automations
     row = await service.get(principal, path_uuid(request, "automation_id"))
-    return _json(automation_to_dict(row))
+    return json_response(automation_to_dict(row))
 
 
 async def update_automation(request: Request) -> Response:
@@ -84,7 +84,7 @@ async def update_automation(request: Request) -> Response:
     automation_id = path_uuid(request, "automation_id")
     body = await read_model(request, UpdateAutomation)
     row = await state_of(request).automations.update(principal, automation_id, body.as_change())
-    return _json(automation_to_dict(row))
+    return json_response(automation_to_dict(row))
 
 
 async def delete_automation(request: Request) -> Response:
@@ -92,12 +92,6 @@ async def delete_automation(request: Request) -> Response:
     principal = await authenticate(request)
     await state_of(request).automations.delete(principal, path_uuid(request, "automation_id"))
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 OPERATIONS: Final = (

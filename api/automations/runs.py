@@ -24,7 +24,7 @@ from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from api.wire import to_json
+from api.wire import json_response
 
 RUNS: Final = "/api/v1/automation-runs"
 RUN: Final = f"{RUNS}/{{run_id}}"
@@ -42,7 +42,7 @@ async def start_automation_run(request: Request) -> Response:
         principal, automation_id, body.version_number
     )
     headers = {"location": RUN.format(run_id=row["id"])}
-    return _json(run_to_dict(row), HTTPStatus.ACCEPTED, headers)
+    return json_response(run_to_dict(row), HTTPStatus.ACCEPTED, headers)
 
 
 async def list_automation_runs(request: Request) -> Response:
@@ -56,7 +56,7 @@ async def list_automation_runs(request: Request) -> Response:
         limit=query.limit,
         offset=query.offset,
     )
-    return _json({"items": [run_to_dict(row) for row in rows], "total": total})
+    return json_response({"items": [run_to_dict(row) for row in rows], "total": total})
 
 
 async def get_automation_run(request: Request) -> Response:
@@ -86,13 +86,7 @@ async def cancel_automation_run(request: Request) -> Response:
 
 
 def _detail(run: Any, steps: Any) -> Response:
-    return _json({**run_to_dict(run), "steps": [step_to_dict(step) for step in steps]})
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
+    return json_response({**run_to_dict(run), "steps": [step_to_dict(step) for step in steps]})
 
 
 OPERATIONS: Final = (

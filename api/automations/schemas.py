@@ -11,16 +11,16 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
+from api.limits import MAX_REASON_CHARS
 from api.validation import QueryInt
 from api.wire import Model, id_text, instant
 from shared.automations.config import MAX_STEPS, AutomationConfigInput, StepId
 from shared.automations.decision import GateDecision
 from shared.automations.status import AutomationStatus, RunStatus, StepStatus
 from shared.errors import InvalidRequest
-from shared.service.automations import UNCHANGED, AutomationChange
+from shared.service.automations import AutomationChange
+from shared.service.changes import UNCHANGED
 from shared.turn.model import duration_s
-
-MAX_REASON_CHARS = 2000
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 Description = Annotated[str, Field(max_length=4000)]

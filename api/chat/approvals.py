@@ -14,6 +14,7 @@ from api.conditional import turn_headers
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid
+from api.wire import rendered_response
 
 
 async def decide_turn(request: Request) -> Response:
@@ -26,10 +27,8 @@ async def decide_turn(request: Request) -> Response:
     body = await read_model(request, DecideTurn)
     decisions = [decision.as_decision() for decision in body.decisions]
     turn = await state_of(request).approvals.decide(principal, turn_id, decisions)
-    return Response(turn_to_json(turn), headers=turn_headers(turn, None), media_type=_JSON)
+    return rendered_response(turn_to_json(turn), headers=turn_headers(turn, None))
 
-
-_JSON: Final = "application/json"
 
 OPERATIONS: Final = (
     Operation(

@@ -16,7 +16,7 @@ from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import QueryInt, path_uuid, read_query
-from api.wire import Model, id_text, instant, to_json
+from api.wire import Model, id_text, instant, json_response
 from shared.turn.ingestion import IngestionStatus
 
 ATTACHMENTS: Final = "/api/v1/chat/threads/{thread_id}/attachments"
@@ -68,7 +68,7 @@ async def list_attachments(request: Request) -> Response:
     rows = await state_of(request).attachments.list_attachments(
         principal, thread_id, limit=query.limit, offset=query.offset
     )
-    return _json([attachment_to_dict(row) for row in rows])
+    return json_response([attachment_to_dict(row) for row in rows])
 
 
 async def create_attachment(request: Request) -> Response:
@@ -82,14 +82,14 @@ async def create_attachment(request: Request) -> Response:
     )
     headers = {"location": ATTACHMENT.format(attachment_id=row["id"])}
     status = HTTPStatus.CREATED if is_new else HTTPStatus.OK
-    return _json(attachment_to_dict(row), status, headers)
+    return json_response(attachment_to_dict(row), status, headers)
 
 
 async def get_attachment(request: Request) -> Response:
     """One attachment, and how far its text has been read."""
     principal = await authenticate(request)
     row = await state_of(request).attachments.get(principal, path_uuid(request, "attachment_id"))
-    return _json(attachment_to_dict(row))
+    return json_response(attachment_to_dict(row))
 
 
 async def delete_attachment(request: Request) -> Response:
@@ -115,12 +115,6 @@ def attachment_to_dict(row: Any) -> dict[str, Any]:
         "createdAt": instant(row["created_at"]),
         "updatedAt": instant(row["updated_at"]),
     }
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 OPERATIONS: Final = (

@@ -23,7 +23,7 @@ from api.chat.schemas import turn_to_json
 from api.conditional import entity_tag, turn_headers
 from shared.errors import PostgresUnavailable, TurnNotFound
 from shared.postgres.group_read import GroupRead
-from shared.service.api_keys import ApiKeys
+from shared.service.credentials import Credentials
 from shared.service.turns import TurnService
 from shared.turn.model import Principal
 
@@ -56,8 +56,8 @@ def _plain_uuid(text: str) -> UUID | None:
 class FastGetTurn:
     """See the module. Callable as `api.hot_routes.FastAnswer`."""
 
-    def __init__(self, api_keys: ApiKeys, reads: GroupRead, turns: TurnService) -> None:
-        self._api_keys = api_keys
+    def __init__(self, credentials: Credentials, reads: GroupRead, turns: TurnService) -> None:
+        self._credentials = credentials
         self._reads = reads
         self._turns = turns
         self._rendered: OrderedDict[str, _Rendered] = OrderedDict()
@@ -110,7 +110,7 @@ class FastGetTurn:
                 if wanted_tag:
                     return None
                 wanted_tag = value
-        principal = None if secret is None else self._api_keys.find_known(secret)
+        principal = None if secret is None else self._credentials.find_known(secret)
         return None if principal is None else (principal, wanted_tag)
 
     async def _render(self, principal: Principal, text: str, turn_id: UUID) -> _Rendered:

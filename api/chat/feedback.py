@@ -19,11 +19,11 @@ from api.chat.schemas import (
     FeedbackListQuery,
     FeedbackQuery,
     feedback_to_dict,
-    to_json,
 )
 from api.openapi import Answer, Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
+from api.wire import json_response, to_json
 from shared.service.feedback import FeedbackFilter, Opinion
 from shared.turn.model import Principal
 
@@ -42,7 +42,7 @@ async def create_feedback(request: Request) -> Response:
         Opinion(thread_id, body.message_id, body.turn_id, body.rating, body.comment),
     )
     status = HTTPStatus.CREATED if is_new else HTTPStatus.OK
-    return Response(to_json(feedback_to_dict(row)), status, media_type="application/json")
+    return json_response(feedback_to_dict(row), status)
 
 
 async def list_feedback(request: Request) -> Response:
@@ -52,8 +52,7 @@ async def list_feedback(request: Request) -> Response:
     rows, cursor = await state_of(request).feedback.list_feedback(
         principal, _filter(query), limit=query.limit, cursor=query.cursor
     )
-    page = {"items": [feedback_to_dict(row) for row in rows], "nextCursor": cursor}
-    return Response(to_json(page), media_type="application/json")
+    return json_response({"items": [feedback_to_dict(row) for row in rows], "nextCursor": cursor})
 
 
 async def export_feedback(request: Request) -> Answer:
@@ -79,7 +78,7 @@ async def _lines(
     async for rows in state.feedback.export(principal, wanted):
         yield b"".join(to_json(feedback_to_dict(row)) + b"\n" for row in rows)
         # In which time the credential may have been revoked.
-        await state.api_keys.require_valid(principal)
+        await state.credentials.require_valid(principal)
 
 
 async def _seated(

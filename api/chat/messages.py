@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.auth import authenticate
-from api.chat.schemas import MessageList, MessageListQuery, message_to_dict, to_json
+from api.chat.schemas import MessageList, MessageListQuery, message_to_dict
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
+from api.wire import json_response
 
 MESSAGES: Final = "/api/v1/chat/threads/{thread_id}/messages"
 
@@ -29,8 +30,7 @@ async def list_messages(request: Request) -> Response:
         cursor=query.cursor,
         newest_first=query.order == "desc",
     )
-    page = {"items": [message_to_dict(row) for row in rows], "nextCursor": cursor}
-    return Response(to_json(page), media_type="application/json")
+    return json_response({"items": [message_to_dict(row) for row in rows], "nextCursor": cursor})
 
 
 OPERATIONS: Final = (

@@ -10,15 +10,22 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-import orjson
 from pydantic import AfterValidator, AwareDatetime, Field, StrictBool, ValidationError
 
 from api.chat.file_parts import MAX_FILES, read_file_part
+from api.limits import (
+    MAX_CALL_ID_CHARS,
+    MAX_DECISIONS,
+    MAX_PROMPT_CHARS,
+    MAX_REASON_CHARS,
+    MAX_TEXT_CHARS,
+)
+from api.request_headers import MAX_KEY_CHARS
 from api.validation import QueryInt
 from api.wire import Model as _Model
+from api.wire import SmallObject, to_json
 from api.wire import id_text as _id
 from api.wire import instant as _time
-from api.wire import to_json as to_json
 from shared.errors import InvalidRequest
 from shared.turn.approval import Decision
 from shared.turn.approval import OpenApproval as StoredApproval
@@ -27,26 +34,12 @@ from shared.turn.model import Turn as StoredTurn
 from shared.turn.state import TurnStatus
 
 MAX_TITLE_CHARS: Final = 255
-MAX_PROMPT_CHARS: Final = 32_768
-MAX_OBJECT_BYTES: Final = 16_384
-MAX_TEXT_CHARS: Final = 200_000
-MAX_KEY_CHARS: Final = 255
-MAX_REASON_CHARS: Final = 2000
-MAX_CALL_ID_CHARS: Final = 1000
-MAX_DECISIONS: Final = 1000
 MAX_PARTS: Final = 10_000
 MAX_COMMENT_CHARS: Final = 4_000
 MAX_BULK: Final = 100
 _MESSAGES: Final = ("body", "messages")
 
 
-def _small_object(value: dict[str, Any]) -> dict[str, Any]:
-    if len(orjson.dumps(value)) > MAX_OBJECT_BYTES:
-        raise ValueError(f"Object should have at most {MAX_OBJECT_BYTES} bytes as JSON")
-    return value
-
-
-SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 Rating = Literal["positive", "negative"]
 

@@ -7,12 +7,12 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import orjson
 from starlette.requests import Request
 
-from api.chat.schemas import MAX_KEY_CHARS, SubmitTurn, UserMessage
+from api.chat.schemas import SubmitTurn, UserMessage
+from api.request_headers import check_key, is_usable_key, read_key_header, read_timezone
 from api.state import state_of
 from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
 from shared.ids import new_id
@@ -55,7 +55,7 @@ def build_turn(
     fingerprint = _fingerprint(thread_id, said, body, concurrency_key)
     key = read_idempotency_key(request, body)
     scope = f"chat:{principal.user_id}"
-    if key is None and key_from_message and _is_usable_key(said.client_id):
+    if key is None and key_from_message and is_usable_key(said.client_id):
         key = said.client_id
         scope = f"chat-message:{principal.user_id}:{thread_id}"
     turn_id = new_id()
@@ -119,51 +119,18 @@ async def _store_files(request: Request, new: NewTurn) -> NewTurn:
 
 
 def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
-    """The key of the header, bare or as a quoted string, or of the body.
-
-    Follows draft-ietf-httpapi-idempotency-key-header-07 §2, and takes bare values as well.
+    """The key of the header, or of the body.
 
     Raises:
-        InvalidRequest: repeated, empty, too long, not printable ASCII, or header and body differ.
+        InvalidRequest: no key can be like that, or header and body differ.
     """
-    values = request.headers.getlist("idempotency-key")
-    if not values:
-        return _check_key(body.idempotency_key, ("body", "idempotencyKey"))
-    loc = ("header", "Idempotency-Key")
-    if len(values) > 1:
-        raise InvalidRequest(loc, "The header may be sent only once", "value_error")
-    value = values[0].strip()
-    if len(value) > 1 and value.startswith('"') and value.endswith('"'):
-        value = value[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    key = _check_key(value, loc)
-    if body.idempotency_key is not None and body.idempotency_key != key:
-        raise InvalidRequest(loc, "Header and body name different idempotency keys", "value_error")
-    return key
-
-
-def read_timezone(request: Request) -> str | None:
-    """The IANA zone of `X-User-Timezone`; None: the user's stored one counts when the turn runs.
-
-    A browser sends the header, so a wrong one is not an error.
-    """
-    name = request.headers.get("x-user-timezone", "")
-    try:
-        return ZoneInfo(name).key if 0 < len(name) <= 64 else None
-    except (ValueError, OSError, KeyError):
-        return None
-
-
-def _check_key(key: str | None, loc: tuple[str | int, ...]) -> str | None:
-    if key is None:
-        return None
-    if not _is_usable_key(key):
-        msg = f"An idempotency key has 1 to {MAX_KEY_CHARS} printable ASCII characters"
-        raise InvalidRequest(loc, msg, "value_error")
-    return key
-
-
-def _is_usable_key(key: str | None) -> bool:
-    return key is not None and 0 < len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()
+    sent = read_key_header(request)
+    if sent is None:
+        return check_key(body.idempotency_key, ("body", "idempotencyKey"))
+    if body.idempotency_key is not None and body.idempotency_key != sent:
+        msg = "Header and body name different idempotency keys"
+        raise InvalidRequest(("header", "Idempotency-Key"), msg, "value_error")
+    return sent
 
 
 def _choose_model(body: SubmitTurn, settings: Settings) -> str:

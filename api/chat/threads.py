@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from starlette.requests import Request
@@ -20,11 +20,11 @@ from api.chat.schemas import (
     ThreadListQuery,
     UpdateThread,
     thread_to_dict,
-    to_json,
 )
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
+from api.wire import json_response
 from shared.turn.model import Principal
 
 THREADS: Final = "/api/v1/chat/threads"
@@ -38,7 +38,7 @@ async def list_threads(request: Request) -> Response:
     rows, cursor = await state_of(request).threads.list_threads(
         principal, limit=query.limit, cursor=query.cursor
     )
-    return _json({"items": [thread_to_dict(row) for row in rows], "nextCursor": cursor})
+    return json_response({"items": [thread_to_dict(row) for row in rows], "nextCursor": cursor})
 
 
 async def create_thread(request: Request) -> Response:
@@ -53,14 +53,14 @@ async def create_thread(request: Request) -> Response:
         agent_spec_id=await _agent_spec_id(request, principal, body.agent_spec_id),
     )
     headers = {"location": THREAD.format(thread_id=row["id"])}
-    return _json(thread_to_dict(row), HTTPStatus.CREATED, headers)
+    return json_response(thread_to_dict(row), HTTPStatus.CREATED, headers)
 
 
 async def get_thread(request: Request) -> Response:
     """One thread with the status of its newest turn."""
     principal = await authenticate(request)
     row = await state_of(request).threads.get(principal, path_uuid(request, "thread_id"))
-    return _json(thread_to_dict(row))
+    return json_response(thread_to_dict(row))
 
 
 async def update_thread(request: Request) -> Response:
@@ -74,7 +74,7 @@ async def update_thread(request: Request) -> Response:
         await threads.get(principal, thread_id)  # a foreign thread is told of first
         changes["agent_spec_id"] = await _agent_spec_id(request, principal, body.agent_spec_id)
     row = await threads.update(principal, thread_id, **changes)
-    return _json(thread_to_dict(row))
+    return json_response(thread_to_dict(row))
 
 
 async def delete_thread(request: Request) -> Response:
@@ -91,18 +91,12 @@ async def bulk_delete_threads(request: Request) -> Response:
     is_nothing = wanted is not None and not wanted
     threads = state_of(request).threads
     deleted = 0 if is_nothing else await threads.delete_many(principal, wanted)
-    return _json({"deletedCount": deleted})
+    return json_response({"deletedCount": deleted})
 
 
 async def _agent_spec_id(request: Request, principal: Principal, wanted: str | None) -> UUID | None:
     specs = state_of(request).agent_specs
     return None if wanted is None else await specs.require_entry_point(principal, wanted)
-
-
-def _json(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 OPERATIONS: Final = (

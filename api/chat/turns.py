@@ -32,6 +32,7 @@ from api.streams import vercel_ui
 from api.streams.native import NativeEncoder
 from api.streams.vercel_ui import VercelUIEncoder
 from api.validation import path_uuid, read_query
+from api.wire import rendered_response
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
 from shared.service.cursor import decode_seq, encode_cursor
@@ -227,7 +228,7 @@ async def _list(request: Request, principal: Principal, thread_id: UUID | None) 
     more = encode_cursor([listing, page[-1].accept_seq]) if len(turns) > query.limit else None
     items = b",".join(turn_to_json(turn) for turn in page)
     cursor = b"null" if more is None else b'"' + more.encode() + b'"'
-    return _json(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")
+    return rendered_response(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")
 
 
 async def _wait_if_asked(
@@ -247,7 +248,7 @@ async def _wait_if_asked(
         async with end_when_lost(request):
             turn = await state_of(request).turns.wait(principal, turn, wait_s)
     # In which time the credential may have been revoked.
-    await state_of(request).api_keys.require_valid(principal)
+    await state_of(request).credentials.require_valid(principal)
     return turn, turn_headers(turn, wait_s)
 
 
@@ -311,13 +312,7 @@ async def _check_servable(request: Request, turn: Turn, after: Cursor) -> None:
 def _turn_response(
     turn: Turn, headers: dict[str, str], status: HTTPStatus = HTTPStatus.OK
 ) -> Response:
-    return _json(turn_to_json(turn), headers, status)
-
-
-def _json(
-    body: bytes, headers: dict[str, str] | None = None, status: HTTPStatus = HTTPStatus.OK
-) -> Response:
-    return Response(body, status, headers, media_type="application/json")
+    return rendered_response(turn_to_json(turn), status, headers)
 
 
 def _location(turn: Turn) -> str:
