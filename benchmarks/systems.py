@@ -24,7 +24,7 @@ from deploy.configuration import free_port
 from deploy.embedded.tether import tethered
 from shared.postgres.migrate import migrate
 from shared.postgres.pool import Database
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_BASELINE = Path(__file__).with_name("baseline")

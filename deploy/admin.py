@@ -23,11 +23,22 @@ from shared.outbound.errors import UrlRefused
 from shared.outbound.url_rules import DEFAULT_PORTS
 from shared.postgres.pool import Database
 from shared.service import accounts, mcp_servers
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user
 from shared.service.passwords import MIN_CHARS, hash_password, new_password
 from shared.service.sealing import Sealer
+from shared.turn.model import CredentialKind, Reach
 
 PLACE = "short name or id"
+KINDS = {
+    "api-key": {CredentialKind.API_KEY: "API key"},
+    "mechamental": {CredentialKind.MECHAMENTAL: "token"},
+    "kodey": {
+        CredentialKind.KODEY_SECRET: "secret key",
+        CredentialKind.KODEY_PUBLISHABLE: "publishable",
+    },
+    "zylon": {CredentialKind.ZYLON: "token"},
+}
+"""What one can ask for, and what is made."""
 ASK, GENERATE = "ask", "generate"
 
 
@@ -217,14 +228,21 @@ async def read_password(asked: argparse.Namespace) -> tuple[str | None, str]:
 async def create_a_key(desk: Desk, asked: argparse.Namespace) -> None:
     user_id = await desk.user(asked)
     tenant = await desk.tenant(asked.tenant)
-    secret = await create_api_key(
-        desk.database,
-        tenant_id=tenant["id"],
-        user_id=user_id,
-        name=asked.name,
-        pepper=desk.settings.pepper(),
-    )
-    print(f"API key       {secret}  (shown this once)")
+    kinds = KINDS[asked.kind]
+    reach = Reach(*(frozenset(names) or None for names in (asked.workspace, asked.namespace)))
+    if reach != Reach() and CredentialKind.MECHAMENTAL not in kinds:
+        raise CommandError("only tokens of --kind mechamental reach some workspaces or namespaces")
+    for kind, told in kinds.items():
+        secret = await create_api_key(
+            desk.database,
+            tenant_id=tenant["id"],
+            user_id=user_id,
+            name=asked.name,
+            pepper=desk.settings.pepper(),
+            kind=kind,
+            reach=reach,
+        )
+        print(f"{told:13} {secret}  (shown this once)")
 
 
 async def list_keys(desk: Desk, asked: argparse.Namespace) -> None:
@@ -421,6 +439,19 @@ def add_key_commands(action: Action) -> None:
     create.add_argument("tenant", help=PLACE)
     create.add_argument("email")
     create.add_argument("--name", default="key", help="to know it again by")
+    create.add_argument(
+        "--kind",
+        choices=tuple(KINDS),
+        default="api-key",
+        help="for which surface; kodey makes a pair; default: api-key, the primary one's",
+    )
+    for scope in ("workspace", "namespace"):
+        create.add_argument(
+            f"--{scope}",
+            action="append",
+            default=[],
+            help=f"of a mechamental token: reach this {scope} only; repeat",
+        )
     action("list", "list keys and tokens, without their secrets", list_keys).add_argument(
         "--tenant", help=PLACE
     )

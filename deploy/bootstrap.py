@@ -33,8 +33,9 @@ SOURCES = [*PACKAGES, "deploy", "tests", "benchmarks"]
 # What each command runs inside the environment; extra arguments go to the last word list.
 COMMANDS = {
     "run": ["-m", "deploy.run"],
-    # Most tests wait for servers: two at a time, each file in one process, long files first.
-    "test": ["-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"],
+    # Many tests wait for servers: three at a time on two cores. Who has run out of tests takes
+    # some of another's: with a file to each process one of them worked alone at the end.
+    "test": ["-m", "pytest", "-n", "3", "--dist", "worksteal"],
     "test-unit": ["-m", "pytest", "tests/unit"],
     "test-integration": ["-m", "pytest", "tests/integration"],
     "test-acceptance": ["-m", "pytest", "tests/acceptance"],

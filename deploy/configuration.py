@@ -122,10 +122,9 @@ def choose_model(environment: Mapping[str, str], *, local_llm_installed: bool) -
 
 def children_environment(configuration: Configuration, added: Mapping[str, str]) -> dict[str, str]:
     """What the API and the workers see: the caller's environment, then ours; no user's key."""
-    environment = {**os.environ, **added}
+    found = {**os.environ, **added}
+    environment = {name: v for name, v in found.items() if not name.startswith("TURNKEEP_DEV_")}
     environment.setdefault("TURNKEEP_DRAIN_S", "4")  # less than the time they get to stop
-    environment.pop("TURNKEEP_DEV_API_KEY", None)
-    environment.pop("TURNKEEP_DEV_PASSWORD", None)
     return environment | {
         "TURNKEEP_HOST": configuration.host,
         "TURNKEEP_PORT": str(configuration.port),

@@ -107,7 +107,7 @@ def stream_commands(banner: Banner) -> list[str]:
     """Shell lines that stream a turn; plain sh, sed, grep, cut and curl."""
     threads = f"{banner.base_url}/api/v1/chat/threads"
     path = shlex.quote(str(banner.credentials_path))
-    key = f"""KEY=$(sed -n 's/.*"apiKey": "\\(.*\\)".*/\\1/p' {path})"""
+    key = f"""KEY=$(sed -n 's/^  "apiKey": "\\(.*\\)".*/\\1/p' {path})"""
     first_id = """grep -o '"id": *"[^"]*"' | head -n 1 | cut -d '"' -f 4"""
     thread = f"""THREAD=$(curl -s -X POST -H "Authorization: Bearer $KEY" {threads} | {first_id})"""
     turn = f"""curl -N -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \\

@@ -37,7 +37,7 @@ from deploy.embedded.postgres import EmbeddedPostgres
 from deploy.embedded.server import EmbeddedServer, EmbeddedServerError
 from deploy.embedded.tether import tethered
 from deploy.embedded.valkey import EmbeddedValkey
-from deploy.state_dir import StateDir, new_api_key, new_password
+from deploy.state_dir import SCOPES, StateDir, new_api_key, new_password
 
 READY_PATIENCE_S = 60.0
 READY_POLL_S = 0.03
@@ -64,12 +64,14 @@ HELP = """environment:
 class StopSignals:
     """The first signal asks for an orderly end, a later one for an immediate one."""
 
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
     def __init__(self) -> None:
         self.orderly = asyncio.Event()
         self.immediate = asyncio.Event()
         self._first_at_s = 0.0
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in self.NUMBERS:
             loop.add_signal_handler(number, self._received)
 
     def _received(self) -> None:
@@ -79,6 +81,10 @@ class StopSignals:
             self.orderly.set()
         elif now_s - self._first_at_s > SAME_PRESS_S:
             self.immediate.set()
+
+    def hold_back(self) -> None:
+        """From now on: all has ended, and one more press must not make an orderly end a death."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
 
 
 class OneMachine:
@@ -244,21 +250,35 @@ class OneMachine:
         password = (
             self.configuration.dev_password or self.state_dir.known("password") or new_password()
         )
-        secrets = {"TURNKEEP_DEV_API_KEY": api_key, "TURNKEEP_DEV_PASSWORD": password}
+        surfaces = self.state_dir.known_or_new_surface_secrets()
+        secrets = {
+            "TURNKEEP_DEV_API_KEY": api_key,
+            "TURNKEEP_DEV_PASSWORD": password,
+            "TURNKEEP_DEV_MECHAMENTAL_TOKEN": surfaces["mechamental"]["token"],
+            "TURNKEEP_DEV_KODEY_SECRET_KEY": surfaces["kodey"]["secretKey"],
+            "TURNKEEP_DEV_KODEY_PUBLISHABLE_KEY": surfaces["kodey"]["publishableKey"],
+            "TURNKEEP_DEV_ZYLON_TOKEN": surfaces["zylon"]["token"],
+        }
         answer = await self._ask("shared.service.seed", {**self.environment, **secrets})
         try:
-            user = json.loads(answer.strip().rpartition("\n")[2])
-            who = {name: user[name] for name in ("tenantId", "userId", "email", "organization")}
+            made = json.loads(answer.strip().rpartition("\n")[2])
+            who = {name: made[name] for name in ("tenantId", "userId", "email", "organization")}
+            surfaces["mechamental"] |= {"orgId": made["tenantId"], **SCOPES}
+            surfaces["kodey"]["agentId"] = made["agentId"]
+            surfaces["zylon"]["projectId"] = "proj_" + made["projectId"].replace("-", "")
         except (ValueError, KeyError, TypeError):
             raise StartupError(f"the development user was not made: {one_line(answer)}") from None
+        base_url = self.configuration.base_url
         self.state_dir.write_credentials(
             {
                 "apiKey": api_key,
                 **who,
                 "password": password,
-                "baseUrl": self.configuration.base_url,
+                "baseUrl": base_url,
                 "databaseUrl": database_url,
                 "redisUrl": redis_url,
+                **surfaces,
+                "openai": {"baseUrl": f"{base_url}/v1", "apiKey": api_key},
             }
         )
         return None if known_key else api_key
@@ -329,6 +349,7 @@ async def supervise(configuration: Configuration, console: Console) -> int:
     finally:
         asked_to_stop.cancel()
         await shut_down_or_kill(machine, signals)
+        signals.hold_back()
     if failure is None:
         return 0
     for line in failure:

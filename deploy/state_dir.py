@@ -14,6 +14,13 @@ from deploy.configuration import StartupError
 from deploy.embedded.directory_lock import DirectoryInUseError, DirectoryLock
 
 API_KEY_PREFIX = "vai_sk_"
+SURFACE_PREFIXES = {
+    "mechamental": {"token": "mm_tok_"},
+    "kodey": {"secretKey": "sk_live_", "publishableKey": "pk_live_"},
+    "zylon": {"token": "zy_tok_"},
+}
+SCOPES = {"workspaceId": "default", "appId": "default", "namespaceId": "default"}
+"""Where the development credentials point; scopes are made by their first use."""
 
 
 class StateDir:
@@ -59,12 +66,24 @@ class StateDir:
             ) from None
 
     def known(self, name: str) -> str | None:
-        """A credential of the development user from an earlier start."""
+        """A credential of the development user from an earlier start; `a.b` is one inside `a`."""
         try:
-            value = json.loads(self.credentials_path.read_text())[name]
+            value = json.loads(self.credentials_path.read_text())
+            for step in name.split("."):
+                value = value[step]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return value if isinstance(value, str) and value else None
+
+    def known_or_new_surface_secrets(self) -> dict[str, dict[str, str]]:
+        """The development credentials of the surfaces that have kinds of their own."""
+        return {
+            surface: {
+                name: self.known(f"{surface}.{name}") or prefix + secrets.token_urlsafe(32)
+                for name, prefix in prefixes.items()
+            }
+            for surface, prefixes in SURFACE_PREFIXES.items()
+        }
 
     def write_credentials(self, credentials: dict[str, Any]) -> None:
         self._write(self.credentials_path, credentials)
