@@ -32,12 +32,12 @@ _LINGER_S = 2.0
 
 
 _LONG = ("tests/acceptance/", "tests/deploy/", "tests/integration/service/", "tests/chaos/")
-"""Files of few tests that take long: run last, each would keep one process while others idle."""
+"""Tests that take long: run last, each would keep one process while others idle."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; within that, the order is as random as before."""
+    """Long ones first; within that, the order is as random as before."""
     items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 

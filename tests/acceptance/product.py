@@ -27,7 +27,7 @@ from deploy.embedded.tether import tethered
 from deploy.embedded.valkey import EmbeddedValkey
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisConnection
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user
 from tests.acceptance.client import Client
 from tests.fixtures.waiting import wait_until
 

@@ -664,6 +664,7 @@ async def watch_idle_api(product: Product, *, turns: int = 10) -> Idle:
     assert "api.app" in modules
     roots = {module.partition(".")[0] for module in modules}
     assert not roots & {"pydantic_ai", "pydantic_graph", "openai", "anthropic", "google", "worker"}
+    assert not roots & {"jwt", "cryptography"}, "for deployments with an identity provider alone"
     return Idle(fresh / 2**20, dev / 2**20, used / 2**20, len(modules))
 
 

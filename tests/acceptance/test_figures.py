@@ -59,4 +59,4 @@ async def test_workers_are_replaced_under_load(product: Product) -> None:
 
 async def test_api_is_small_and_knows_no_model_library(product: Product) -> None:
     figures = await scenarios.watch_idle_api(product, turns=5)
-    assert figures.fresh_rss_mib < 75
+    assert figures.fresh_rss_mib < 70

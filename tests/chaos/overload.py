@@ -30,7 +30,7 @@ from benchmarks.load import percentile
 from benchmarks.servers import Servers, run_servers
 from benchmarks.systems import PEPPER, Options, Side, Turnkeep
 from shared.postgres.pool import Database
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user
 from tests.chaos.open_loop import Tally, open_and_reset, open_slowly, send_at_rate
 
 SLOTS = 20

@@ -29,7 +29,7 @@ from shared.ids import new_id
 from shared.postgres.migrate import migrate
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisConnection
-from shared.service.api_keys import create_tenant, create_user
+from shared.service.accounts import create_tenant, create_user
 from shared.turn.model import Principal
 from tests.fixtures.chance import seeded
 from tests.fixtures.proxy import (

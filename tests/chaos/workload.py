@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from shared.postgres.pool import Database
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user
 from tests.acceptance.client import Answer, Client, Disconnected
 from tests.acceptance.client import Frame as ReadFrame
 from tests.acceptance.product import PEPPER, Process

@@ -69,15 +69,20 @@ def ordinary_user() -> list[str]:
 
 
 class Product:
-    """`python -m deploy.run` in a folder where api, worker and shared are stand-ins."""
+    """`python -m deploy.run` in a folder where api, worker and shared are stand-ins.
 
-    def __init__(self, folder: Path, prefix: list[str]) -> None:
+    `is_real`: with the real ones, which take longer to start.
+    """
+
+    def __init__(self, folder: Path, prefix: list[str], *, is_real: bool = False) -> None:
         self.folder = folder
         self.prefix = prefix
         self.state_dir = folder / "state"
         self.extra: dict[str, str] = {}
         self.process: subprocess.Popen[str] | None = None
         self._run = 0
+        if is_real:
+            return
         for source, place in PLACES.items():
             target = folder / place
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,15 @@ def test_start_and_stop_twice_with_the_same_key_and_data(product: Product) -> No
     assert len(key) == len("vai_sk_") + 43
     assert first["tenantId"] == "tenant-1"
     assert first["userId"] == "user-1"
+    assert set(first["mechamental"]) == {"token", "orgId", "workspaceId", "appId", "namespaceId"}
+    assert first["mechamental"]["orgId"] == "tenant-1"
+    assert first["mechamental"]["token"].startswith("mm_tok_")
+    assert first["kodey"]["secretKey"].startswith("sk_live_")
+    assert first["kodey"]["publishableKey"].startswith("pk_live_")
+    assert first["kodey"]["agentId"] == "agent-1"
+    assert first["zylon"]["token"].startswith("zy_tok_")
+    assert first["zylon"]["projectId"] == "proj_p1"
+    assert first["openai"] == {"baseUrl": f"{first['baseUrl']}/v1", "apiKey": key}
     assert first["databaseUrl"].startswith("postgresql://")
     assert first["redisUrl"].startswith("unix:///")
     assert first["baseUrl"] in product.output
@@ -57,6 +66,8 @@ def test_start_and_stop_twice_with_the_same_key_and_data(product: Product) -> No
     product.start()
     assert product.credentials["apiKey"] == key
     assert product.credentials["password"] == first["password"]
+    for surface in ("mechamental", "kodey", "zylon"):
+        assert product.credentials[surface] == first[surface]
     assert key not in product.output
     assert product.stop() == 0
     assert product.processes() == []

@@ -182,8 +182,10 @@ class ChatPage:
         return found
 
     async def finished(self) -> Shown:
-        """The answer, once the page is ready again."""
-        await self.until_status("ready")
-        answer = await self.answer()
-        assert answer is not None, "no answer on the page"
-        return answer
+        """The answer, once the page is ready again: with files it begins after the click."""
+
+        async def is_there() -> Shown | None:
+            return await self.answer() if await self.status() == "ready" else None
+
+        found: Shown = await wait_until(is_there, "the page is ready with an answer", PATIENCE_S)
+        return found

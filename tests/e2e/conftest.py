@@ -12,8 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, async_playwright
 
 from shared.postgres.pool import Database
-from shared.service.accounts import set_password
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user, set_password
 from shared.service.passwords import hash_password
 from tests.acceptance.client import Client
 from tests.acceptance.conftest import deployment as deployment

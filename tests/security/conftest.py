@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -18,29 +18,43 @@ import pytest
 from deploy.embedded.valkey import EmbeddedValkey
 from shared.ids import new_id
 from shared.postgres.pool import Database
-from shared.service.accounts import set_password, set_subject
-from shared.service.api_keys import (
-    SESSION_PREFIX,
-    TOKEN_PREFIX,
+from shared.service.accounts import (
+    PREFIX_OF,
     create_api_key,
     create_tenant,
     create_user,
+    set_password,
+    set_subject,
+)
+from shared.service.credentials import (
+    SESSION_PREFIX,
+    TOKEN_PREFIX,
     hash_secret,
     hash_session,
     new_secret,
 )
 from shared.service.passwords import hash_password
+from shared.turn.model import CredentialKind, Reach
 from tests.acceptance.client import Client
 from tests.acceptance.product import PEPPER, Product
 from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer
 from tests.fixtures.servers import with_database
 from tests.security.credentials import Keys
-from tests.security.routes import AUTOMATION, AUTOMATIONS, CHAT, PASSWORD, SPECS, Place
+from tests.security.lodgings import Lodging, lodge
+from tests.security.routes import AUTOMATION, AUTOMATIONS, CHAT, PASSWORD, SPECS, Place, Route
+from tests.security.surfaces import PRIMARY, TABLES, Ids
 from tests.security.wire import send
 
 RSS_GROWTH_BYTES = 160 * 1024 * 1024
 """What the process may grow by in all tests together: the largest bodies are 1 MiB each."""
 TOKENS = "/api/v1/access-tokens"
+_NOWHERE = frozenset({"nowhere"})
+REACHES = {
+    "workspaces:access": Reach(workspaces=_NOWHERE),
+    "namespaces:access": Reach(namespaces=_NOWHERE),
+    "": Reach(permissions=frozenset()),
+}
+"""How tokens of MechaMental are restricted, by what they lack; "": what the operation needs."""
 NOT_IN_A_LOG = (b"Traceback", b"http.defect", b"Exception in ASGI")
 
 
@@ -50,6 +64,12 @@ class Party:
 
     keys: Keys
     place: Place
+    lodgings: Mapping[str, Lodging] = field(default_factory=dict)
+    """Surface → what they have there."""
+
+    def ids(self, front: str) -> Ids:
+        """What they have on a surface."""
+        return self.lodgings[front].ids
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,15 @@ class Target:
                 [other.place.run_id for other in (self.owner, self.colleague, self.stranger)],
             )
         return await make_place(Client(self.port, party.keys.good))
+
+    async def place_for(self, route: Route) -> Place:
+        """The owner's: what reads may read the same again, what writes has one of its own."""
+        return self.owner.place if route.method == "GET" else await self.new_place(self.owner)
+
+    async def lodge(self, party: Party, front: str) -> Lodging:
+        """Something fresh on a surface."""
+        place = await self.new_place(party) if front == PRIMARY else None
+        return await lodge(self.port, party.keys, place, front)
 
     async def new_session(self, party: Party) -> str:
         """Another session of theirs, to be left."""
@@ -113,6 +142,11 @@ def target(
             settings={
                 "TURNKEEP_AUTH_FAILURES_PER_MINUTE": "0",
                 "TURNKEEP_LOGIN_ATTEMPTS": "0",
+                "TURNKEEP_KODEY_SECRET_PER_MINUTE": "1000000",
+                "TURNKEEP_KODEY_PUBLISHABLE_PER_MINUTE": "1000000",
+                # Nobody answers here.
+                "TURNKEEP_KODEY_WAIT_S": "0.05",
+                "TURNKEEP_SYNC_WAIT_S": "0.05",
                 "TURNKEEP_JWT_ISSUER": ISSUER,
                 "TURNKEEP_JWT_AUDIENCE": AUDIENCE,
                 "TURNKEEP_JWT_JWKS_FILE": str(directory / "keys.json"),
@@ -136,7 +170,9 @@ async def _populate(product: Product, issuer: Issuer) -> Target:
             await set_subject(database, user_id, f"u{index}")
             await set_password(database, user_id, hash_password(PASSWORD))
             keys = await _make_keys(database, product, issuer, tenant_id, user_id, f"u{index}")
-            parties.append(Party(keys, await make_place(Client(product.port, keys.good))))
+            place = await make_place(Client(product.port, keys.good))
+            lodged = {name: await lodge(product.port, keys, place, name) for name in TABLES}
+            parties.append(Party(keys, place, lodged))
     rss = psutil.Process(product.api.pid).memory_info().rss
     return Target(product, product.port, parties[0], parties[1], parties[2], rss)
 
@@ -155,8 +191,29 @@ async def _make_keys(
         )
         for name in ("good", "revoked", "expired")
     ]
+    of, revoked_of = [
+        {
+            kind: await create_api_key(
+                database, tenant_id=tenant_id, user_id=user_id, name=kind,
+                pepper=PEPPER.encode(), kind=kind,
+            )
+            for kind in PREFIX_OF
+        }
+        for _ in range(2)
+    ]  # fmt: skip
+    held = {
+        lacking: await create_api_key(
+            database, tenant_id=tenant_id, user_id=user_id, name="held",
+            pepper=PEPPER.encode(), kind=CredentialKind.MECHAMENTAL, reach=reach,
+        )
+        for lacking, reach in REACHES.items()
+    }  # fmt: skip
     async with product.postgres() as admin:
-        for secret, column in ((made[1], "revoked_at"), (made[2], "expires_at")):
+        for secret, column in (
+            (made[1], "revoked_at"),
+            (made[2], "expires_at"),
+            *((secret, "revoked_at") for secret in revoked_of.values()),
+        ):
             await admin.execute(
                 f"update api_keys set {column} = now() - interval '1 s' where key_hash = $1",  # noqa: S608
                 hash_secret(PEPPER.encode(), secret),
@@ -179,6 +236,10 @@ async def _make_keys(
         expired_session=expired_session,
         jwt=issuer.token(**claims),
         bad_jwts=issuer.bad_tokens(**claims),
+        tenant_id=str(tenant_id),
+        of={**of, CredentialKind.API_KEY: good, CredentialKind.PAT: token},
+        revoked_of={**revoked_of, CredentialKind.PAT: revoked_token},
+        held=held,
     )
 
 

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from shared.turn.model import CredentialKind
 from tests.fixtures.provider import Issuer
 from tests.security.wire import Headers
 
@@ -22,11 +23,9 @@ PREFIXES = {
 }
 
 NOT_YET = {
-    "A04": "no publishable keys: every key of a user may do all that the user may",
     "A05": "no kind of key is forbidden in a browser; Origin means nothing (test_input.py)",
     "A06": "no test keys",
     "A12": "no roles, and no routes for administrators or workers",
-    "A15": "no CORS headers on any answer (test_input.py)",
 }
 """Vectors of the checklist that nothing can be tried on. What they wait for would be noticed here:
 a scheme or a prefix without a row."""
@@ -60,12 +59,24 @@ class Keys:
     jwt: str
     bad_jwts: Mapping[str, str]
     """Those that would be this user's, were they not wrong."""
+    tenant_id: str
+    of: Mapping[CredentialKind, str]
+    """Good ones of each kind that operators and users make."""
+    revoked_of: Mapping[CredentialKind, str]
+    held: Mapping[str, str]
+    """MechaMental's, by the permission that each lacks."""
 
     @property
     def secrets(self) -> list[bytes]:
         """What no log and no answer may hold."""
-        values = [value for value in vars(self).values() if isinstance(value, str)]
-        return [value.encode() for value in (*values, *self.bad_jwts.values()) if len(value) > 30]
+        values = [
+            value
+            for name, value in vars(self).items()
+            if isinstance(value, str) and name != "tenant_id"
+        ]
+        for more in (self.bad_jwts, self.of, self.revoked_of, self.held):
+            values += more.values()
+        return [value.encode() for value in values if len(value) > 30]
 
 
 WRONG_SECRETS: dict[str, Callable[[Keys], str]] = {

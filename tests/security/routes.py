@@ -36,7 +36,7 @@ AUTOMATION: dict[str, Any] = {
     "name": "x",
     "config": {"steps": [{"id": "a", "kind": "calculator", "input": {"expression": "1"}}]},
 }
-_MARKDOWN = "---\nname: A\nslug: s-{thread_id}\nmode: primary\ntools: []\n---\nBe kind."
+_MARKDOWN = "---\nname: A\nslug: s-{slug}\nmode: primary\ntools: []\n---\nBe kind."
 _TURN_BODY: dict[str, Any] = {"message": "x", "modelId": "scripted"}
 
 FORM = (b"content-type", b"multipart/form-data; boundary=x")
@@ -117,6 +117,15 @@ VALID: dict[str, tuple[int, dict[str, Any] | bytes | None]] = {
     # Of a run whose gate is not open yet.
     f"POST {_RUN}/actions": (409, {"decisions": [{"stepId": "g", "approved": True}]}),
     f"POST {_RUN}/cancel": (200, None),
+    "POST /api/v1/agui": (
+        200,
+        {
+            "threadId": "{thread_id}",
+            "runId": "run",
+            "messages": [{"id": "m", "role": "user", "content": "x"}],
+            "forwardedProps": {"modelId": "scripted"},
+        },
+    ),
     # Of a turn that waits for nobody's approval: the conflict is told to its owner only.
     f"POST {_TURN}/actions": (409, {"decisions": [{"toolCallId": "x", "approved": True}]}),
 }
@@ -212,6 +221,7 @@ class Route:
         if isinstance(self.body, bytes):
             return request.with_body(self.body).with_headers(FORM)
         body = orjson.dumps(self.body).replace(b"{thread_id}", place.thread_id.encode())
+        body = body.replace(b"{slug}", new_id().hex.encode())
         return request.with_body(body).with_headers((b"content-type", b"application/json"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.security.conftest import Target
 from tests.security.credentials import api_key, bearer
 from tests.security.routes import GUARDED
+from tests.security.surfaces import BESIDE
 from tests.security.wire import Answer, Request, require_problem, send
 
 LIMIT = 100
@@ -63,4 +64,13 @@ async def test_a_thousand_guesses_in_a_minute(target: Target, port: int) -> None
         for wrong in (bearer("vai_sk_wrong"), api_key("wrong"), bearer("two words")):
             answer = await send(port, route.request(target.owner.place, wrong))
             assert answer.status == 429, route.name
+    for front in BESIDE:
+        for asked in front.asked:
+            request = asked.request(target.owner.ids(front.name), front.carry("x_wrong"))
+            answer = await send(port, request)
+            front.require(answer, 429, asked.name)
+            good = front.credential(target.colleague.keys)
+            asked_by_good = asked.request(dict.fromkeys(target.owner.ids(front.name), "x"), good)
+            if asked.operation.method == "GET":
+                assert (await send(port, asked_by_good)).status in {200, 404}, asked.name
     assert time.monotonic() - began < 60, "the window ended: too slow to tell"

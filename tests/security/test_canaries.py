@@ -20,8 +20,11 @@ import pytest
 
 from deploy.embedded.valkey import EmbeddedValkey
 from shared.jobs import PURGE_IDEMPOTENCY_KEYS, serialize_job
+from shared.postgres.pool import Database
 from shared.redis.connection import RedisConnection
 from shared.redis.keys import Keys
+from shared.service.accounts import PREFIX_OF, create_api_key
+from shared.turn.model import CredentialKind
 from tests.acceptance.client import Client
 from tests.acceptance.product import PEPPER, Product
 from tests.acceptance.talk import CHAT, await_end, make_thread, turn_body
@@ -105,23 +108,28 @@ async def test_everything_stays_where_it_belongs(
         for name in (
             "prompt", "output", "system", "metadata", "title", "idempotency", "concurrency",
             "tool", "url", "header", "refused", "partial", "wrong-key",
+            "mechamental", "kodey", "zylon", "responses",
         )
     }  # fmt: skip
     client = product.client
     answers = await _talk(product, client, marks)
+    keys = await _keys_of_surfaces(product, admin)
+    answers += await _talk_elsewhere(product, keys, marks)
     for process in (product.api, product.workers[0]):
         assert _listens_at(process.pid) == {"127.0.0.1"}, process.name
 
     kept = {"prompt", "output", "system", "metadata", "title", "idempotency", "concurrency", "tool"}
+    kept |= {"mechamental", "kodey", "zylon", "responses"}
     stored = await _all_rows(admin)
     assert {name for name in marks if marks[name] in stored} == kept | {"partial"}
-    assert product.api_key not in stored
+    secrets_of_all = [product.api_key, *keys.values()]
+    assert not [secret for secret in secrets_of_all if secret in stored]
 
     in_redis = await _all_keys(valkey)
-    assert product.api_key not in str(in_redis)
+    assert not [secret for secret in secrets_of_all if secret in str(in_redis)]
     for name, value in marks.items():
         places = [key for key, (_, content) in in_redis.items() if value in content or value in key]
-        if name in {"output", "tool"}:
+        if name in {"output", "tool", "kodey", "zylon", "responses"}:  # an answer repeats them
             assert places, name
             for key in places:
                 assert key.endswith(":log"), key
@@ -139,7 +147,7 @@ async def test_everything_stays_where_it_belongs(
     said["errors"] = answers
     assert any("turn." in text for name, text in said.items() if name.endswith(".log"))
     for place, text in said.items():
-        for value in [*marks.values(), *told_nobody, product.api_key]:
+        for value in [*marks.values(), *told_nobody, *secrets_of_all]:
             assert value not in text, (place, value)
 
     await _require_that_no_job_is_unpickled(product, valkey, tmp_path)
@@ -191,6 +199,66 @@ async def _talk(product: Product, client: Client, marks: dict[str, str]) -> str:
         ),
         await Client(product.port, marks["wrong-key"]).get(f"{CHAT}/threads?token={marks['url']}"),
     ]
+    assert all(400 <= answer.status < 500 for answer in refused), [a.status for a in refused]
+    return "\n".join(answer.body.decode() + str(answer.headers) for answer in refused)
+
+
+async def _keys_of_surfaces(product: Product, admin: Any) -> dict[CredentialKind, str]:
+    """Keys of the product's user for the other surfaces."""
+    user = await admin.fetchrow("select id, tenant_id from users limit 1")
+    async with Database(product.database_url, size=1) as database:
+        return {
+            kind: await create_api_key(
+                database, tenant_id=user["tenant_id"], user_id=user["id"], name="canary",
+                pepper=PEPPER.encode(), kind=kind,
+            )
+            for kind in PREFIX_OF
+            if kind is not CredentialKind.API_KEY
+        }  # fmt: skip
+
+
+async def _talk_elsewhere(
+    product: Product, keys: dict[CredentialKind, str], marks: dict[str, str]
+) -> str:
+    """Has something said on each surface, and refused; returns the bodies of refusals."""
+    mm = Client(product.port, keys[CredentialKind.MECHAMENTAL])
+    ids = {"workspace_id": "w", "app_id": "a", "namespace_id": "n", "thread_id": "t"}
+    said = {"role": "user", "content": marks["mechamental"]}
+    tenant = (await Client(product.port, product.api_key).get("/api/v1/auth/me")).json
+    org = tenant["session"]["organization"]["id"]
+    scope = f"/v1/orgs/{org}/workspaces/w/apps/a/namespaces/n/threads/t/messages"
+    zylon, app = Client(product.port, keys[CredentialKind.ZYLON]), "/api/v1/app"
+    me = (await zylon.get(f"{app}/me")).json
+    threads = f"{app}/project/{me['default_project_id']}/thread"
+    thread = await zylon.post(threads, {"name": marks["zylon"], "visibility": "Private"})
+    asked = {"messages": [{"role": "user", "content": marks["zylon"]}]}
+    interactions = f"{app}/thread/{thread.json['id']}/interaction"
+    taken = [
+        await mm.post(scope, {**ids, **said}),
+        await zylon.post(interactions, {"pgpt": asked}),
+        await product.client.post("/v1/responses", {"input": marks["responses"]}),
+    ]
+    refused = [
+        await mm.post(scope, b'{"' + marks["refused"].encode()),
+        await mm.get(f"{scope}?cursor={marks['url']}"),
+        await zylon.get(f"{threads}?after={marks['url']}"),
+        await zylon.post(f"{app}/chat", {"messages": [{"role": marks["refused"]}]}),
+        await product.client.get(f"/v1/responses/{marks['url']}"),
+        await product.client.post("/v1/responses", {"input": "x", "metadata": marks["refused"]}),
+    ]
+    for kind in (CredentialKind.KODEY_SECRET, CredentialKind.KODEY_PUBLISHABLE):
+        kodey = Client(product.port, keys[kind])
+        chat = (await kodey.post("/chat", {"agentId": "default", "userId": marks["kodey"]})).json
+        taken.append(await kodey.post(f"/chat/{chat['id']}/message", {"content": marks["kodey"]}))
+        refused += [
+            await kodey.get(f"/chat/{marks['url']}"),
+            await kodey.post("/chat", {"agentId": marks["refused"]}),
+            await kodey.post("/chat", {"agentId": "default", "metadata": marks["refused"]}),
+        ]
+    for prefix in PREFIX_OF.values():
+        stranger = Client(product.port, prefix + marks["wrong-key"])
+        refused += [await stranger.get(path) for path in ("/chat", scope, threads)]
+    assert [answer.status for answer in taken] == [201, 201, 200, 200, 200]
     assert all(400 <= answer.status < 500 for answer in refused), [a.status for a in refused]
     return "\n".join(answer.body.decode() + str(answer.headers) for answer in refused)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 
 import pytest
@@ -15,7 +16,8 @@ from api.connection import HEAD_TIMEOUT_S
 from tests.security.conftest import Target, Unharmed
 from tests.security.credentials import bearer
 from tests.security.routes import WITH_BODY
-from tests.security.wire import send
+from tests.security.surfaces import BESIDE, Front
+from tests.security.wire import read, read_answer, send
 
 IDLE = 500
 SLACK_S = 3.0
@@ -27,20 +29,22 @@ async def _closed_after(
 ) -> tuple[float, bytes]:
     """Seconds until the server closes, and what it said, to one who sends `drip` now and then."""
     began = time.monotonic()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    said = asyncio.create_task(reader.read())
-    try:
-        writer.write(first)
-        while not said.done():
-            await asyncio.wait([said], timeout=pause_s)
-            with contextlib.suppress(ConnectionError):
-                writer.write(drip)
-        with contextlib.suppress(ConnectionError):
-            return time.monotonic() - began, said.result()
-        return time.monotonic() - began, b""
-    finally:
-        said.cancel()
-        writer.transport.abort()
+    loop = asyncio.get_running_loop()
+    with socket.socket() as link:
+        link.setblocking(False)
+        await loop.sock_connect(link, ("127.0.0.1", port))
+        reading = asyncio.create_task(read(link))
+        try:
+            data = first
+            while not reading.done():
+                with contextlib.suppress(ConnectionError):  # what was said can be read all the same
+                    await loop.sock_sendall(link, data)
+                await asyncio.wait([reading], timeout=pause_s)
+                data = drip
+            return time.monotonic() - began, reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
 
 
 @pytest.mark.timeout(60)
@@ -63,6 +67,13 @@ async def test_who_does_not_get_on_is_closed_in_time(target: Target, unharmed: U
             post + b"transfer-encoding: chunked\r\n\r\n1;", b"a" * 100, 1.0,
         ),
     }  # fmt: skip
+    dialects: dict[str, Front] = {}
+    for front in BESIDE:
+        asked = next(asked for asked in front.asked if asked.has_body)
+        ids, keys = target.owner.ids(front.name), target.owner.keys
+        begun = asked.request(ids, front.credential(keys)).encode().partition(b"content-length")[0]
+        kinds[front.name] = begun + b"content-length: 100\r\n\r\n{", b"", 60.0
+        dialects[front.name] = front
     tasks: dict[str, asyncio.Task[tuple[float, bytes]]] = {}
     idle: list[asyncio.Task[tuple[float, bytes]]] = []
     async with asyncio.TaskGroup() as group:
@@ -80,4 +91,6 @@ async def test_who_does_not_get_on_is_closed_in_time(target: Target, unharmed: U
         took_s, said = task.result()
         assert took_s < limit_s, name
         assert said.startswith(b"HTTP/1.1 408 ") if "content-type" in str(kinds[name]) else not said
+        if name in dialects:
+            dialects[name].require(read_answer(said), 408, name)
     assert max(task.result()[0] for task in idle) < limit_s

@@ -12,7 +12,8 @@ import pytest
 
 from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
-from shared.service.api_keys import ApiKeys, create_api_key
+from shared.service.accounts import create_api_key
+from shared.service.credentials import Credentials
 from tests.fixtures.system import add_principal
 
 SAMPLES = 10_000
@@ -33,7 +34,7 @@ async def test_nearly_right_and_wholly_wrong_take_the_same_time(
         name="test",
         pepper=pepper,
     )
-    api_keys = ApiKeys(database, pepper)
+    credentials = Credentials(database, pepper)
     took: dict[str, list[float]] = {"near": [], "far": []}
     for number in range(2 * SAMPLES):
         # The same length, and in turn, so that both meet the same machine.
@@ -42,7 +43,7 @@ async def test_nearly_right_and_wholly_wrong_take_the_same_time(
         secret = good[:-8] + ending if kind == "near" else secrets.token_hex(40)[: len(good)]
         began = time.perf_counter()
         with pytest.raises(NotAuthenticated):
-            await api_keys.authenticate(secret)
+            await credentials.authenticate(secret)
         took[kind].append(time.perf_counter() - began)
     t = welch(took["near"], took["far"])
     assert abs(t) < LIMIT_T, f"t = {t:.2f}"

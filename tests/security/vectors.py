@@ -256,7 +256,7 @@ _BAD_IDS = {
 }
 PATHS = [vector(f"S18 {name}", WITH_ID, _id(text), 404, 422) for name, text in _BAD_IDS.items()]
 
-_BAD_VALUES: dict[str, dict[str, bytes]] = {
+BAD_VALUES: dict[str, dict[str, bytes]] = {
     "limit": {
         "S03 1e9": b"1e9", "A11 a billion": b"1000000000", "S03 5000 digits": b"1" * 5000,
         "S03 2^63": b"9223372036854775808", "zero": b"0", "negative": b"-1", "NaN": b"NaN",
@@ -304,7 +304,7 @@ QUERIES = [
         _query(name, value),
         422,
     )
-    for name, values in _BAD_VALUES.items()
+    for name, values in BAD_VALUES.items()
     for kind, value in values.items()
 ] + [
     vector(
@@ -313,7 +313,7 @@ QUERIES = [
         lambda r, name=name: r.with_query(f"{name}=1&{name}=2".encode()),  # type: ignore[misc]
         422,
     )
-    for name in _BAD_VALUES
+    for name in BAD_VALUES
 ]
 
 # -- S21 methods

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import orjson
 
 PATIENCE_S = 15.0
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_MOST_HEAD_BYTES = 1 << 16
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -80,46 +82,60 @@ class Answer:
 
 
 async def send(port: int, request: Request | bytes) -> Answer:
-    """Sends one request; reads to the end, of a stream only the head."""
+    """Sends one request; reads to the end, of a stream only the head.
+
+    On a bare socket: where the other side answers and closes before it has read all, what it said
+    can still be read after our own writing has failed.
+    """
     data = request if isinstance(request, bytes) else request.encode()
     began = time.monotonic()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as link:
+        link.setblocking(False)
         async with asyncio.timeout(PATIENCE_S):
-            writing = asyncio.create_task(_write(writer, data))
+            await loop.sock_connect(link, ("127.0.0.1", port))
+            writing = asyncio.create_task(_write(link, data))
             try:
-                return await _read(reader, began)
+                return _parse(await read(link), began)
             finally:
                 writing.cancel()
                 await asyncio.wait([writing])
-    finally:
-        writer.transport.abort()
 
 
-async def send_all(port: int, requests: Iterable[Request | bytes]) -> list[Answer]:
-    return [await send(port, request) for request in requests]
+def read_answer(data: bytes) -> Answer:
+    """The one answer that these bytes are."""
+    return _parse(data, time.monotonic())
 
 
-async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+async def _write(link: socket.socket, data: bytes) -> None:
     with contextlib.suppress(ConnectionError):  # answered and closed before it was all sent
-        writer.write(data)
-        await writer.drain()
+        await asyncio.get_running_loop().sock_sendall(link, data)
 
 
-async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
-    head = await reader.readuntil(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-    headers = tuple((n.lower(), v.strip()) for n, _, v in (line.partition(":") for line in lines))
-    status = int(first.split()[1])
-    if ("content-type", "text/event-stream; charset=utf-8") in headers:
-        return Answer(status, headers, b"", time.monotonic() - began, is_closed=False)
-    if ("transfer-encoding", "chunked") in headers:
-        return Answer(status, headers, await reader.read(), time.monotonic() - began)
-    length = next((int(value) for name, value in headers if name == "content-length"), None)
-    body = b"" if not length else await reader.readexactly(length)
+async def read(link: socket.socket) -> bytes:
+    """What is said on a connection to its end; of a stream to the end of its head."""
+    data = bytearray()
     with contextlib.suppress(ConnectionResetError):
-        assert await reader.read(1) == b"", "more than one answer"
-    return Answer(status, headers, body, time.monotonic() - began)
+        while part := await asyncio.get_running_loop().sock_recv(link, 1 << 16):
+            data += part
+            head, ends, _ = bytes(data[:_MOST_HEAD_BYTES]).partition(b"\r\n\r\n")
+            if ends and _EVENT_STREAM in head:
+                break
+    return bytes(data)
+
+
+def _parse(data: bytes, began: float) -> Answer:
+    head, ends, body = data.partition(b"\r\n\r\n")
+    assert ends, f"no whole answer: {data[:300]!r}"
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = tuple((n.lower(), v.strip()) for n, _, v in (line.partition(":") for line in lines))
+    status, took_s = int(first.split()[1]), time.monotonic() - began
+    if ("content-type", _EVENT_STREAM.decode()) in headers:
+        return Answer(status, headers, b"", took_s, is_closed=False)
+    if ("transfer-encoding", "chunked") not in headers:
+        length = next((int(value) for name, value in headers if name == "content-length"), 0)
+        assert len(body) == length, "more or less than one answer"
+    return Answer(status, headers, body, took_s)
 
 
 def require_problem(answer: Answer, name: object = "") -> None:

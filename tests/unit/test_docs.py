@@ -18,6 +18,7 @@ _DOCUMENTS = [
     Path("SECURITY.md"),
     *sorted(Path("docs").glob("*.md")),
     *sorted(Path("docs/decisions").glob("*.md")),
+    *sorted(Path("docs/surfaces").glob("*.md")),
 ]
 _PATH = re.compile(r"`((?:api|benchmarks|deploy|docs|shared|tests|worker)/[\w./-]*)(?:::(\w+))?`")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from api import body, connection, failed_credentials
+from api import body, connection, failed_credentials, limits
 from api.artifacts import content, multipart
-from api.chat import schemas
 from shared.automations.config import MAX_CONFIG_BYTES, MAX_STEPS
-from shared.service import api_keys
+from shared.service import credentials
 from shared.service.automation_runs import MAX_OPEN_RUNS
 from shared.settings import Settings
 from worker.automations.runner import MAX_OUTPUT_BYTES
@@ -35,21 +34,21 @@ def test_its_figures_are_those_of_the_code() -> None:
     assert fields["event_log_max_bytes"].default == 16 * 2**20
     timeouts = ("first_token_timeout_s", "idle_timeout_s", "turn_timeout_s")
     assert [fields[name].default for name in timeouts] == [30, 60, 300]
-    assert (schemas.MAX_TEXT_CHARS, schemas.MAX_PROMPT_CHARS) == (200_000, 32_768)
-    assert schemas.MAX_OBJECT_BYTES == 16 * 1024
+    assert (limits.MAX_TEXT_CHARS, limits.MAX_PROMPT_CHARS) == (200_000, 32_768)
+    assert limits.MAX_OBJECT_BYTES == 16 * 1024
     assert fields["auth_failures_per_minute"].default == 120
     assert failed_credentials.WINDOW_S == 60
     assert fields["host"].default == "127.0.0.1"
     assert fields["redis_prefix"].default == "tk"
-    prefixes = (api_keys.SECRET_PREFIX, api_keys.TOKEN_PREFIX, api_keys.SESSION_PREFIX)
-    assert (prefixes, api_keys._SHOWN_CHARS) == (("vai_sk_", "vai_pat_", "vai_ses_"), 12)
+    prefixes = (credentials.SECRET_PREFIX, credentials.TOKEN_PREFIX, credentials.SESSION_PREFIX)
+    assert (prefixes, credentials._SHOWN_CHARS) == (("vai_sk_", "vai_pat_", "vai_ses_"), 12)
     assert (fields["login_attempts"].default, fields["login_window_s"].default) == (10, 900)
     assert (multipart.IDLE_TIMEOUT_S, multipart.TOTAL_TIMEOUT_S) == (10, 600)
     assert (content.GRACE_S, content.MIN_BYTES_PER_S) == (30, 32 * 1024)
     assert fields["max_upload_bytes"].default == 50 * 2**20
     assert fields["max_transfers"].default == 64
-    limits = ("artifacts_per_tenant", "stored_bytes_per_tenant", "attachments_per_thread")
-    assert [fields[f"max_{name}"].default for name in limits] == [100_000, 100 * 2**30, 1000]
+    names = ("artifacts_per_tenant", "stored_bytes_per_tenant", "attachments_per_thread")
+    assert [fields[f"max_{name}"].default for name in names] == [100_000, 100 * 2**30, 1000]
     assert fields["ingestion_memory_bytes"].default == 512 * 2**20
     assert [fields[f"ingestion_{name}_s"].default for name in ("cpu", "timeout")] == [60, 120]
     assert (fields["extracted_text_max_bytes"].default, MAX_TRIES) == (2**20, 3)

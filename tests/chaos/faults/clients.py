@@ -9,8 +9,7 @@ import struct
 from uuid import UUID
 
 from shared.postgres.pool import Database
-from shared.service.accounts import list_api_keys, revoke_api_key
-from shared.service.api_keys import create_api_key
+from shared.service.accounts import create_api_key, list_api_keys, revoke_api_key
 from tests.acceptance.client import Client
 from tests.acceptance.product import PEPPER
 from tests.acceptance.talk import CHAT, events_path, submit

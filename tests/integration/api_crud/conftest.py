@@ -20,8 +20,9 @@ from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.state import ApiState
 from shared.metrics import Metrics
+from shared.service.accounts import create_api_key, create_tenant, create_user
 from shared.service.agent_specs import AgentSpecService, agent_catalogue
-from shared.service.api_keys import ApiKeys, create_api_key, create_tenant, create_user
+from shared.service.credentials import Credentials
 from shared.service.feedback import FeedbackService
 from shared.service.threads import ThreadService
 from tests.fixtures.system import Api
@@ -72,7 +73,7 @@ def app(api: Api) -> Starlette:
     state.threads = ThreadService(api.database, api.cancels)
     state.feedback = FeedbackService(api.database)
     state.agent_specs = AgentSpecService(api.database, agent_catalogue(api.settings))
-    state.api_keys = ApiKeys(api.database, PEPPER)
+    state.credentials = Credentials(api.database, PEPPER)
     state.admission = Admission(api.settings, Metrics(), Pressure(lambda: 0.0, Metrics()))
     app.state = state  # type: ignore[assignment]  # as `api.app.Application` has it
     return app

@@ -17,9 +17,11 @@ from pydantic import SecretStr
 from deploy.admin import AdminSettings, CommandError, parse_arguments, run
 from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
-from shared.service.api_keys import ApiKeys
+from shared.service.accounts import PREFIX_OF
+from shared.service.credentials import Credentials
 from shared.service.passwords import is_right
 from shared.service.sealing import Sealer
+from shared.turn.model import CredentialKind, Reach
 
 PEPPER = "pepper-of-the-admin-tests"
 Call = Callable[..., Awaitable[str]]
@@ -46,7 +48,7 @@ async def acme(call: Call) -> str:
 
 
 async def authenticate(database: Database, secret: str) -> Any:
-    return await ApiKeys(database, PEPPER.encode()).authenticate(secret)
+    return await Credentials(database, PEPPER.encode()).authenticate(secret)
 
 
 async def test_a_made_key_works_until_it_is_revoked(
@@ -63,6 +65,45 @@ async def test_a_made_key_works_until_it_is_revoked(
     with pytest.raises(NotAuthenticated):
         await authenticate(database, secret)
     assert "revoked" in await call("key", "list")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("mechamental", [CredentialKind.MECHAMENTAL]),
+        ("kodey", [CredentialKind.KODEY_SECRET, CredentialKind.KODEY_PUBLISHABLE]),
+        ("zylon", [CredentialKind.ZYLON]),
+    ],
+)
+async def test_each_surface_has_credentials_of_its_own(
+    call: Call, acme: str, database: Database, kind: str, made: list[CredentialKind]
+) -> None:
+    told = await call("key", "create", acme, "ann@acme.example", "--kind", kind)
+    secrets = re.findall(r"(\S+)  \(shown", told)
+    principals = [await authenticate(database, secret) for secret in secrets]
+    assert [principal.kind for principal in principals] == made
+    assert [secret.startswith(PREFIX_OF[k]) for secret, k in zip(secrets, made, strict=True)]
+    assert all(principal.reach == Reach() for principal in principals)
+    listed = await call("key", "list", "--tenant", acme)
+    for principal in principals:
+        assert principal.kind in listed
+        await call("key", "revoke", str(principal.key_id))
+    for secret in secrets:
+        with pytest.raises(NotAuthenticated):
+            await authenticate(database, secret)
+
+
+async def test_a_token_reaches_what_it_was_made_for(
+    call: Call, acme: str, database: Database
+) -> None:
+    made = ("key", "create", acme, "ann@acme.example", "--kind")
+    told = await call(
+        *made, "mechamental", "--workspace", "a", "--workspace", "b", "--namespace", "n"
+    )
+    principal = await authenticate(database, re.findall(r"mm_tok_\S+", told)[0])
+    assert principal.reach == Reach(frozenset("ab"), frozenset("n"))
+    with pytest.raises(CommandError, match="mechamental"):
+        await call(*made, "zylon", "--namespace", "n")
 
 
 async def test_who_is_kept_out_and_let_in(call: Call, acme: str, database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from typing import Any
 
@@ -11,16 +12,10 @@ import pytest
 from shared.errors import NotAuthenticated, PostgresUnavailable
 from shared.postgres.pool import Database
 from shared.postgres.tenant import TenantDatabase
-from shared.service import api_keys
-from shared.service.api_keys import (
-    ApiKeys,
-    create_api_key,
-    create_tenant,
-    create_user,
-    hash_secret,
-    new_secret,
-)
-from shared.turn.model import Principal
+from shared.service import credentials
+from shared.service.accounts import PREFIX_OF, create_api_key, create_tenant, create_user
+from shared.service.credentials import Credentials, hash_secret, new_secret
+from shared.turn.model import CredentialKind, Principal
 from tests.fixtures.waiting import wait_until
 from tests.integration.api_crud.conftest import PEPPER, THREADS, AddClient, Client
 
@@ -60,8 +55,41 @@ async def test_the_secret_is_stored_nowhere(secret: str, admin: Any) -> None:
     assert len(row["prefix"]) <= len(secret) // 3
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CredentialKind.MECHAMENTAL,
+        CredentialKind.KODEY_SECRET,
+        CredentialKind.KODEY_PUBLISHABLE,
+        CredentialKind.ZYLON,
+    ],
+)
+async def test_a_release_that_knows_no_kinds_does_not_know_these_keys(
+    database: Database, admin: Any, kind: CredentialKind
+) -> None:
+    """While processes are exchanged, or after a way back, such a one serves on the same rows.
+
+    It looks for the plain hash of what a header holds, and takes whatever it finds for its user.
+    """
+    tenant_id = await create_tenant(database, "Acme")
+    user_id = await create_user(database, tenant_id, "a@example.org", "A")
+    who: dict[str, Any] = {
+        "tenant_id": tenant_id, "user_id": user_id, "name": "test", "pepper": PEPPER, "kind": kind,
+    }  # fmt: skip
+    secret = await create_api_key(database, **who)
+    assert (await Credentials(database, PEPPER).authenticate(secret)).kind is kind
+    kept = await admin.fetchval("select key_hash from api_keys where token_type = $1", kind)
+    for sent in (secret, f"surface:{secret}", f"{kind}:{secret}", f"session:{secret}"):
+        assert hmac.digest(PEPPER, sent.encode(), "sha256") != kept
+        if sent != secret:
+            with pytest.raises(NotAuthenticated):
+                await Credentials(database, PEPPER).authenticate(sent)
+    with pytest.raises(ValueError, match="begins with"):
+        await create_api_key(database, secret="of no kind", **who)
+
+
 async def test_authenticates(database: Database, secret: str, admin: Any) -> None:
-    principal = await ApiKeys(database, PEPPER).authenticate(secret)
+    principal = await Credentials(database, PEPPER).authenticate(secret)
     row = await admin.fetchrow("select * from api_keys")
     assert principal == Principal(row["tenant_id"], row["user_id"], row["id"])
 
@@ -75,12 +103,12 @@ async def test_near_misses(database: Database, secret: str, change: str) -> None
         "like": "%",
     }[change]
     with pytest.raises(NotAuthenticated):
-        await ApiKeys(database, PEPPER).authenticate(wrong)
+        await Credentials(database, PEPPER).authenticate(wrong)
 
 
 async def test_another_pepper(database: Database, secret: str) -> None:
     with pytest.raises(NotAuthenticated):
-        await ApiKeys(database, b"another pepper").authenticate(secret)
+        await Credentials(database, b"another pepper").authenticate(secret)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +118,13 @@ async def test_another_pepper(database: Database, secret: str) -> None:
 async def test_a_dead_key(database: Database, secret: str, admin: Any, death: str) -> None:
     await admin.execute(death)
     with pytest.raises(NotAuthenticated):
-        await ApiKeys(database, PEPPER).authenticate(secret)
+        await Credentials(database, PEPPER).authenticate(secret)
 
 
 async def test_look_ups_are_cached_and_shared(
     database: Database, secret: str, asked: list[str]
 ) -> None:
-    keys = ApiKeys(database, PEPPER)
+    keys = Credentials(database, PEPPER)
     async with asyncio.TaskGroup() as group:
         for _ in range(50):
             group.create_task(keys.authenticate(secret))
@@ -106,19 +134,19 @@ async def test_look_ups_are_cached_and_shared(
 
 
 async def test_a_wrong_key_is_looked_up_once_a_second(database: Database, asked: list[str]) -> None:
-    keys = ApiKeys(database, PEPPER)
+    keys = Credentials(database, PEPPER)
     for _ in range(3):
         with pytest.raises(NotAuthenticated):
             await keys.authenticate("wrong")
     assert asked == ["find_api_key"]
-    assert api_keys.BAD_FOR_S <= 1
+    assert credentials.BAD_FOR_S <= 1
 
 
 async def test_a_new_key_works_once_the_refusal_is_old(
     database: Database, secret: str, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_keys, "BAD_FOR_S", 0.05)
-    keys = ApiKeys(database, PEPPER)
+    monkeypatch.setattr(credentials, "BAD_FOR_S", 0.05)
+    keys = Credentials(database, PEPPER)
     await admin.execute("update api_keys set revoked_at = now()")
     with pytest.raises(NotAuthenticated):
         await keys.authenticate(secret)
@@ -137,7 +165,7 @@ async def test_a_new_key_works_once_the_refusal_is_old(
 async def test_a_cancelled_caller_does_not_cancel_the_others(
     database: Database, secret: str
 ) -> None:
-    keys = ApiKeys(database, PEPPER)
+    keys = Credentials(database, PEPPER)
     first = asyncio.create_task(keys.authenticate(secret))
     second = asyncio.create_task(keys.authenticate(secret))
     await asyncio.sleep(0)
@@ -150,8 +178,8 @@ async def test_a_cancelled_caller_does_not_cancel_the_others(
 async def test_a_revocation_is_seen_when_the_answer_is_old(
     database: Database, secret: str, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_keys, "GOOD_FOR_S", 0.2)
-    keys = ApiKeys(database, PEPPER)
+    monkeypatch.setattr(credentials, "GOOD_FOR_S", 0.2)
+    keys = Credentials(database, PEPPER)
     await keys.authenticate(secret)
     await admin.execute("update api_keys set revoked_at = now()")
     began = time.monotonic()
@@ -169,14 +197,14 @@ async def test_a_revocation_is_seen_when_the_answer_is_old(
 
 
 def test_a_revocation_is_seen_within_five_seconds() -> None:
-    assert api_keys.GOOD_FOR_S <= 5
+    assert credentials.GOOD_FOR_S <= 5
 
 
 async def test_wrong_keys_push_no_good_one_out(
     database: Database, secret: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_keys, "CACHE_SIZE", 10)
-    keys = ApiKeys(database, PEPPER)
+    monkeypatch.setattr(credentials, "CACHE_SIZE", 10)
+    keys = Credentials(database, PEPPER)
     await keys.authenticate(secret)
     for _ in range(20):
         with pytest.raises(NotAuthenticated):
@@ -190,8 +218,8 @@ async def test_wrong_keys_push_no_good_one_out(
 async def test_open_streams_notice_a_revocation(
     database: Database, secret: str, admin: Any, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_keys, "BAD_FOR_S", 0.2)
-    keys = ApiKeys(database, PEPPER)
+    monkeypatch.setattr(credentials, "BAD_FOR_S", 0.2)
+    keys = Credentials(database, PEPPER)
     principal = await keys.authenticate(secret)
     for _ in range(20):
         await keys.require_valid(principal)
@@ -212,7 +240,7 @@ async def test_what_is_cached_is_asked_for_without_any_stream(
     database: Database, secret: str, admin: Any
 ) -> None:
     """Else a stream could begin out of the cache when the 5 s are nearly over."""
-    keys = ApiKeys(database, PEPPER)
+    keys = Credentials(database, PEPPER)
     assert await keys.find_revoked(set()) == set()
     principal = await keys.authenticate(secret)
     assert keys.find_known(f"Bearer {secret}".encode()) == principal
@@ -226,7 +254,7 @@ async def test_what_is_cached_is_asked_for_without_any_stream(
 
 async def test_an_absent_postgres_is_no_verdict(settings: Any) -> None:
     async with Database("postgresql://nobody@127.0.0.1:1/none", size=1) as away:
-        keys = ApiKeys(away, PEPPER)
+        keys = Credentials(away, PEPPER)
         for _ in range(2):
             with pytest.raises(PostgresUnavailable):
                 await keys.authenticate("secret")
@@ -294,3 +322,21 @@ async def test_two_users_two_principals(add_client: AddClient) -> None:
     assert first.user_id != second.user_id
     made = (await first.post(THREADS)).json()
     assert (await second.get(f"{THREADS}/{made['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize("kind", sorted(set(PREFIX_OF) - {CredentialKind.API_KEY}))
+async def test_credentials_of_other_surfaces_are_unknown_here(
+    database: Database, add_client: AddClient, kind: CredentialKind
+) -> None:
+    """Also when the process has seen them a moment ago, and in every carrier."""
+    tenant_id = await create_tenant(database, "Test")
+    user_id = await create_user(database, tenant_id, "a@example.org", "A")
+    secret = await create_api_key(
+        database, tenant_id=tenant_id, user_id=user_id, name="x", pepper=PEPPER, kind=kind
+    )
+    client: Client = await add_client()
+    for headers in ({"authorization": f"Bearer {secret}"}, {"x-api-key": secret}) * 2:
+        client.headers.pop("authorization", None)
+        answer = await client.get(THREADS, headers=headers)
+        assert answer.status_code == 401, headers
+        assert answer.json()["detail"] == "Not authenticated"

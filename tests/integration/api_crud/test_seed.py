@@ -13,9 +13,10 @@ from pydantic import SecretStr
 
 from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
-from shared.service.api_keys import ApiKeys
+from shared.service.credentials import Credentials
 from shared.service.passwords import is_right
 from shared.service.seed import SeedSettings, seed
+from shared.turn.model import CredentialKind
 
 PEPPER = "a pepper for tests"
 
@@ -30,7 +31,7 @@ def wanted(database_url: str, secret: str) -> SeedSettings:
 
 async def is_valid(database: Database, secret: str) -> bool:
     try:
-        await ApiKeys(database, PEPPER.encode()).authenticate(secret)
+        await Credentials(database, PEPPER.encode()).authenticate(secret)
     except NotAuthenticated:
         return False
     return True
@@ -42,8 +43,10 @@ async def test_twice(database_url: str, database: Database, admin: Any) -> None:
     assert await admin.fetchval("select count(*) from tenants") == 1
     assert await admin.fetchval("select count(*) from users") == 1
     assert await admin.fetchval("select count(*) from api_keys") == 1
-    principal = await ApiKeys(database, PEPPER.encode()).authenticate("first-secret")
-    assert (principal.tenant_id, principal.user_id) == first
+    principal = await Credentials(database, PEPPER.encode()).authenticate("first-secret")
+    assert (principal.tenant_id, principal.user_id) == (first.tenant_id, first.user_id)
+    for table, made in (("projects", first.project_id), ("agent_specs", first.agent_id)):
+        assert await admin.fetchval(f"select array_agg(id) from {table}") == [made]  # noqa: S608
 
 
 async def test_another_secret_revokes_the_old_one(database_url: str, database: Database) -> None:
@@ -97,7 +100,30 @@ async def test_the_command(database_url: str) -> None:
         TURNKEEP_DEV_API_KEY="first-secret",
     )
     assert (code, errors) == (0, "")
-    assert set(json.loads(output)) == {"tenantId", "userId", "email", "organization"}
+    told = {"tenantId", "userId", "projectId", "agentId", "email", "organization"}
+    assert set(json.loads(output)) == told
+
+
+async def test_every_surface_gets_its_own_kind_of_credential(
+    database_url: str, database: Database
+) -> None:
+    given = {
+        "dev_mechamental_token": (CredentialKind.MECHAMENTAL, "mm_tok_one"),
+        "dev_kodey_secret_key": (CredentialKind.KODEY_SECRET, "sk_live_one"),
+        "dev_kodey_publishable_key": (CredentialKind.KODEY_PUBLISHABLE, "pk_live_one"),
+        "dev_zylon_token": (CredentialKind.ZYLON, "zy_tok_one"),
+    }
+    settings = wanted(database_url, "first-secret").model_copy(
+        update={name: SecretStr(secret) for name, (_, secret) in given.items()}
+    )
+    await seed(settings)
+    await seed(settings)
+    keys = Credentials(database, PEPPER.encode())
+    for kind, secret in given.values():
+        assert (await keys.authenticate(secret)).kind is kind
+    await seed(settings.model_copy(update={"dev_zylon_token": SecretStr("zy_tok_two")}))
+    assert not await is_valid(database, "zy_tok_one")
+    assert await is_valid(database, "mm_tok_one")
 
 
 async def test_a_password_is_set_once(database_url: str, admin: Any) -> None:

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 from api import pressure
 from api.app import create_app
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import create_api_key, create_tenant, create_user
 from shared.settings import Settings
 
 CHAT = "/api/v1/chat"

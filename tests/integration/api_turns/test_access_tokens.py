@@ -18,6 +18,9 @@ from starlette.applications import Starlette
 from api.admission import RateLimit
 from api.app import create_app
 from shared.service.accounts import (
+    create_api_key,
+    create_tenant,
+    create_user,
     find_tenant,
     list_api_keys,
     revoke_api_key,
@@ -26,8 +29,8 @@ from shared.service.accounts import (
     set_tenant_disabled,
     set_user_disabled,
 )
-from shared.service.api_keys import create_api_key, create_tenant, create_user, find_principal
-from shared.service.identity_provider import Identity
+from shared.service.credentials import find_principal
+from shared.service.identity import Identity
 from shared.service.passwords import hash_password
 from shared.service.users import MAX_TOKENS
 from shared.settings import Settings
@@ -142,7 +145,7 @@ async def test_what_is_no_token(root: httpx.AsyncClient, body: dict[str, Any]) -
 async def test_uses_are_noted_together_and_rarely(
     app: Starlette, root: httpx.AsyncClient, admin: Any
 ) -> None:
-    keys = app.state.api_keys
+    keys = app.state.credentials
     for _ in range(3):
         assert (await root.get(ME)).status_code == 200
     assert await admin.fetchval("select last_used_at from api_keys") is None
@@ -332,7 +335,7 @@ async def test_a_token_of_the_provider_is_its_user(
             assert me["user"]["id"] == str(row["user_id"])
             assert (me["session"]["tokenType"], me["session"]["authMethod"]) == ("jwt", "bearer")
             assert (await client.post("/api/v1/chat/threads", json={})).status_code == 201
-            assert app.state.api_keys.find_known(client.headers["authorization"].encode())
+            assert app.state.credentials.find_known(client.headers["authorization"].encode())
             refused = await client.post(TOKENS, json={"name": "x"})
             assert refused.status_code == 403, "it would live on through it"
             await set_user_disabled(app.state.database, row["user_id"], True)

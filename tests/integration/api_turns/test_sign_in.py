@@ -16,8 +16,14 @@ from starlette.applications import Starlette
 from api.app import create_app
 from shared.ids import new_id
 from shared.postgres.queries import sql
-from shared.service.accounts import set_password, set_tenant_disabled, set_user_disabled
-from shared.service.api_keys import create_api_key, create_tenant, create_user
+from shared.service.accounts import (
+    create_api_key,
+    create_tenant,
+    create_user,
+    set_password,
+    set_tenant_disabled,
+    set_user_disabled,
+)
 from shared.service.passwords import MAX_WAITING, Passwords, hash_password
 from shared.service.sign_in import MAX_SESSIONS
 from shared.settings import Settings

@@ -403,7 +403,7 @@ async def test_a_result_outlives_a_postgres_that_is_away(
     user: User, automate: Automate, runner: AutomationRunner, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Each write is refused once before it is made, and its answer lost once afterwards."""
-    monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("worker.patience.PAUSE_S", 0.01)
     run_id = await start(user, await automate(*CHAIN))
     fetch, seen = Database.fetch_one, []
 

@@ -21,7 +21,7 @@ from tests.fixtures.documents import pdf, pdf_page
 from tests.fixtures.system import RunningWorker, StartWorker
 from tests.integration.api_turns.conftest import AddUser, User
 from tests.integration.files.conftest import ARTIFACTS, Upload, ingested
-from worker.detached import NOTE
+from worker.attachments.removed import NOTE
 
 SPECS = "http://test/api/v1/agents/specs"
 pytestmark = pytest.mark.timeout(90)  # the first worker of a process imports the model libraries

@@ -18,8 +18,8 @@ from shared.turn.attached import AttachedPart
 from tests.integration.api_turns.conftest import User
 from tests.integration.files.conftest import Upload
 from tests.integration.files.test_attachments import message_of
-from worker.attachment_reader import TEXTS_AT_ONCE, AttachmentReader
-from worker.attachments import read_attached
+from worker.attachments.reader import TEXTS_AT_ONCE, AttachmentReader
+from worker.attachments.shown import read_attached
 
 
 class Watched:

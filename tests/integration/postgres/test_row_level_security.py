@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.queries import Query, load_queries
 from shared.postgres.transaction import Transaction
+from shared.service.named_threads import Scope, scope_key
 from shared.service.turns import TurnService
 from shared.turn.model import ConflictPolicy, Principal
 from tests.fixtures.system import add_principal, add_thread
@@ -27,7 +28,8 @@ from tests.fixtures.system import add_principal, add_thread
 PROTECTED = {
     "agent_spec_versions", "agent_specs", "api_keys", "artifact_counts", "artifacts",
     "attachments", "automation_run_steps", "automation_runs", "automation_versions", "automations",
-    "concurrency_limits", "feedback", "idempotency_keys", "mcp_servers", "messages", "outbox",
+    "concurrency_limits", "feedback", "idempotency_keys", "mcp_servers", "messages",
+    "named_threads", "outbox", "projects",
     "replaced_messages", "storage_use", "stored_files", "tenants", "threads", "turn_approvals",
     "turns", "usage",
     "users",
@@ -62,6 +64,13 @@ class Owned:
     automation: UUID
     run: UUID
     """Parked, with one open gate."""
+    asked: UUID
+    """A thread whose newest turn runs; made with the owner's key, for somebody."""
+    project: UUID
+    """Shared; the artifact is one of it."""
+    cancelled_seq: int
+    unread: UUID
+    """An artifact of a file whose text nobody has asked for."""
 
 
 async def add_turn(
@@ -138,9 +147,15 @@ async def theirs(admin: Any) -> Owned:
         " ingestion_status, ingestion_due_at) values ($1, $2, 'key', 1, 'text', 'pending', now())",
         tenant, SHA256,
     )  # fmt: skip
+    project = new_id()
     await admin.execute(
-        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256, created_by)"
-        " values ($1, $2, 'file', 'text/plain', 1, $3, $4)", artifact, tenant, SHA256, user,
+        "insert into projects (id, tenant_id, name, is_default, created_by)"
+        " values ($1, $2, 'secret', true, $3)", project, tenant, user,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256, created_by,"
+        " project_id) values ($1, $2, 'file', 'text/plain', 1, $3, $4, $5)",
+        artifact, tenant, SHA256, user, project,
     )  # fmt: skip
     await admin.execute(
         "insert into attachments (id, tenant_id, thread_id, artifact_id) values ($1, $2, $3, $4)",
@@ -160,9 +175,73 @@ async def theirs(admin: Any) -> Owned:
         " values ($1, 'crm', 'https://crm.example/', 'secret', '')", tenant,
     )  # fmt: skip
     await add_action(admin, who, thread)
+    await add_name(admin, who, thread, artifact, message)
     automated = await add_automation(admin, who)
+    asked = await add_chat(admin, who)
+    await admin.execute(
+        "insert into messages (id, tenant_id, thread_id, role, content, format)"
+        " values ($1, $2, $3, 'user', 'secret', 'text')", new_id(), tenant, thread,
+    )  # fmt: skip
+    cancelled_seq = await admin.fetchval("select accept_seq from turns where id = $1", cancelled)
     turns, files = (running, cancelled, silent), (artifact, attachment)
-    return Owned(who, thread, *turns, message, parked, *files, spec, spare, *automated)
+    return Owned(
+        who,
+        thread,
+        *turns,
+        message,
+        parked,
+        *files,
+        spec,
+        spare,
+        *automated,
+        asked,
+        project,
+        cancelled_seq,
+        await add_unread(admin, who),
+    )
+
+
+async def add_unread(admin: Any, who: Principal) -> UUID:
+    """An artifact of a file that can be read, and that nobody has had read."""
+    artifact, sha256 = new_id(), bytes(31) + b"1"
+    await admin.execute(
+        "insert into stored_files (tenant_id, sha256, object_key, size_bytes, reader)"
+        " values ($1, $2, 'unread', 1, 'text')", who.tenant_id, sha256,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into artifacts (id, tenant_id, kind, mime_type, size_bytes, sha256, created_by)"
+        " values ($1, $2, 'file', 'text/plain', 1, $3, $4)",
+        artifact, who.tenant_id, sha256, who.user_id,
+    )  # fmt: skip
+    return artifact
+
+
+async def add_chat(admin: Any, who: Principal) -> UUID:
+    """A thread with a turn that waits for an answer to `secret`."""
+    thread = await add_thread(admin, who)
+    turn = await add_turn(admin, who, thread, "pending", None)
+    await admin.execute(
+        "insert into messages (id, tenant_id, thread_id, turn_id, role, content, format)"
+        " select input_message_id, tenant_id, thread_id, id, 'user', 'secret', 'text'"
+        " from turns where id = $1", turn,
+    )  # fmt: skip
+    await admin.execute(
+        "update threads set last_turn_id = $1, made_with = $2, end_user = 'secret' where id = $3",
+        turn, who.key_id, thread,
+    )  # fmt: skip
+    return thread
+
+
+async def add_name(admin: Any, who: Principal, thread: UUID, artifact: UUID, message: UUID) -> None:
+    """A name for a thread, and an artifact at one of its messages."""
+    await admin.execute(
+        "insert into named_threads (tenant_id, workspace, namespace, name, thread_id)"
+        " values ($1, 'w', 'n', 'secret', $2)", who.tenant_id, thread,
+    )  # fmt: skip
+    await admin.execute(
+        "insert into attachments (id, tenant_id, thread_id, artifact_id, message_id)"
+        " values ($1, $2, $3, $4, $5)", new_id(), who.tenant_id, thread, artifact, message,
+    )  # fmt: skip
 
 
 async def add_action(admin: Any, who: Principal, thread: UUID) -> None:
@@ -209,12 +288,11 @@ async def stranger(admin: Any, theirs: Owned) -> Principal:
 
 async def snapshot(admin: Any) -> dict[str, str]:
     """All that stands in the protected tables."""
-    return {
-        table: await admin.fetchval(
-            f"select coalesce(string_agg(t::text, '' order by t::text), '') from {table} t"  # noqa: S608
-        )
+    told = " union all ".join(
+        f"select '{table}', coalesce(string_agg(t::text, '' order by t::text), '') from {table} t"  # noqa: S608
         for table in sorted(PROTECTED)
-    }
+    )
+    return dict(await admin.fetch(told))
 
 
 Arguments = Callable[[Principal, Owned], tuple[Any, ...]]
@@ -335,11 +413,89 @@ ASKS: dict[str, Arguments] = {
     "resume_automation_run": lambda who, its: (its.run, who.tenant_id),
     "cancel_automation_run": lambda who, its: (its.run, who.tenant_id),
     "set_default_agent": lambda who, its: (its.spec, who.tenant_id, who.user_id),
+    "find_agent_by_slug": lambda who, its: (who.tenant_id, "sales"),
+    "find_agents_of_type": lambda who, its: (who.tenant_id, "primary"),
+    "get_agent_markdown": lambda who, its: (its.spec, who.tenant_id, 1),
+    "get_chat": lambda who, its: (its.asked, who.tenant_id, who.user_id, None),
+    "list_chats": lambda who, its: (who.tenant_id, who.user_id, None, True, 9),
+    "list_chats_of_key": lambda who, its: (who.tenant_id, its.owner.key_id, None, 9),
+    "list_chats_of_end_user": lambda who, its: (
+        who.tenant_id, who.user_id, its.owner.key_id, "secret", None, 9,
+    ),
+    "list_chat_messages": lambda who, its: (who.tenant_id, its.asked, 9, 99),
+    "find_same_question": lambda who, its: (its.asked, who.tenant_id, who.user_id, "secret"),
+    "note_told": lambda who, its: (its.asked, who.tenant_id, who.user_id, 1),
+    "find_short_name": lambda who, its: (its.owner.user_id, who.tenant_id),
+    "find_named_thread": lambda who, its: (who.tenant_id, "w", "n", "secret", who.user_id),
+    "find_name_of_thread": lambda who, its: (its.thread, who.tenant_id),
+    "list_named_threads": lambda who, its: (
+        who.tenant_id, who.user_id, scope_key(its.owner.tenant_id, Scope("w", "n")), "w", "n",
+        None, MAX, LAST_ID, 9,
+    ),
+    "count_named_threads": lambda who, its: (
+        who.tenant_id, who.user_id, scope_key(its.owner.tenant_id, Scope("w", "n")), "w", "n", None,
+    ),
+    "list_newest_messages": lambda who, its: (
+        who.tenant_id, its.thread, ["user", "assistant"], 9, 2**20,
+    ),
+    "find_turns_of_messages": lambda who, its: (who.tenant_id, [its.running]),
+    "list_artifacts_of_messages": lambda who, its: (
+        who.tenant_id, its.thread, [its.message], 9,
+    ),
+    "copy_exchanges": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, 2**63 - 1, its.thread, 9,
+    ),
+    "hide_exchange": lambda who, its: (who.tenant_id, its.thread, its.cancelled_seq),
+    "retell_last_turn": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "find_later_message": lambda who, its: (who.tenant_id, its.thread, its.message),
+    "list_messages_of_no_turn": lambda who, its: (who.tenant_id, its.thread, 2**63 - 1, 9),
+    "add_messages": lambda who, its: (
+        who.tenant_id, who.user_id, its.thread, [new_id()], ["user"], ["x"], "x",
+    ),
+    "get_project": lambda who, its: (its.project, who.tenant_id, who.user_id),
+    "list_projects": lambda who, its: (who.tenant_id, who.user_id, None, None, False, 0, 9),
+    "count_projects": lambda who, its: (who.tenant_id, who.user_id),
+    "find_workspace_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "update_workspace_thread": lambda who, its: (
+        its.thread, who.tenant_id, who.user_id, "stolen", "shared",
+    ),
+    "list_project_threads": lambda who, its: (
+        who.tenant_id, who.user_id, None, None, None, False, 0, 9,
+    ),
+    "count_project_threads": lambda who, its: (who.tenant_id, who.user_id, None),
+    "find_interaction": lambda who, its: (its.cancelled, who.tenant_id, who.user_id),
+    "list_interactions": lambda who, its: (who.tenant_id, its.thread, None, False, 0, 9),
+    "count_interactions": lambda who, its: (who.tenant_id, its.thread),
+    "list_messages_of_turns": lambda who, its: (who.tenant_id, its.thread, [*range(1, 20)]),
+    "begin_ingestion": lambda who, its: (its.unread, who.tenant_id),
+    "get_project_artifact": lambda who, its: (its.artifact, who.tenant_id, who.user_id),
+    "list_project_artifacts": lambda who, its: (
+        who.tenant_id, who.user_id, its.project, None, None, False, 0, 9,
+    ),
+    "count_project_artifacts": lambda who, its: (who.tenant_id, who.user_id, its.project),
+    "find_named_artifacts": lambda who, its: (who.tenant_id, who.user_id, [its.artifact]),
+    "find_thread_owner": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "append_message": lambda who, its: (
+        new_id(), who.tenant_id, its.thread, who.user_id, "user", "x", "text", None, None, "x",
+        who.user_id,
+    ),
+    "get_message": lambda who, its: (its.message, who.tenant_id, its.thread),
+    "hide_message": lambda who, its: (its.message, who.tenant_id, its.thread),
+    "hide_messages": lambda who, its: (who.tenant_id, its.thread),
+    "count_messages": lambda who, its: (who.tenant_id, its.thread),
+    "retell_last_message": lambda who, its: (its.thread, who.tenant_id, who.user_id),
 }  # fmt: skip
 READS_NOTHING = {
     "lock_concurrency_key": "an advisory lock",
     "lock_agent_specs": "an advisory lock",
     "create_thread": "see below",
+    "create_chat": "see below",
+    "create_thread_for_name": "see below",
+    "name_thread": "see below",
+    "create_thread_once": "see below",
+    "create_workspace_thread": "see below",
+    "create_transient_thread": "see below",
+    "create_project": "see below",
     "put_feedback": "see below",
     "add_access_token": "see below",
     "lock_storage_use": "see below",
@@ -353,7 +509,9 @@ READS_NOTHING = {
 }
 COUNTS = {
     "count_turns_ahead": "position", "count_agent_specs": "total", "count_artifacts": "total",
-    "count_open_runs": "total",
+    "count_open_runs": "total", "count_named_threads": "total",
+    "count_projects": "total", "count_project_threads": "total",
+    "count_interactions": "total", "count_project_artifacts": "total", "count_messages": "total",
 }  # fmt: skip
 """Statements that always return a row, and where in it the number is."""
 
@@ -369,45 +527,58 @@ def test_every_tenant_statement_is_tried() -> None:
     assert ASKS.keys() | READS_NOTHING.keys() == TENANT_QUERIES.keys()
 
 
-@pytest.mark.parametrize("name", sorted(ASKS))
+class Undone(Exception):
+    """Ends a transaction that shall leave nothing."""
+
+
+def found(name: str, rows: Sequence[Any]) -> list[Any]:
+    """The rows that tell of something: a count of nothing does not."""
+    return [row for row in rows if name not in COUNTS or row[COUNTS[name]]]
+
+
+async def fetch_and_undo(database: Any, name: str, args: tuple[Any, ...]) -> list[Any]:
+    """The rows of a statement that may write, as if it had not."""
+    rows: list[Any] = []
+
+    async def work(transaction: Transaction) -> None:
+        rows.extend(await transaction.fetch_many(name, *args))
+        raise Undone
+
+    with pytest.raises(Undone):
+        await database.run_in_transaction(work)
+    return rows
+
+
 async def test_a_statement_without_its_conditions_still_keeps_to_its_tenant(
     database: Database,
     admin: Any,
     theirs: Owned,
     stranger: Principal,
-    name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    query = without_conditions(TENANT_QUERIES[name])
-    args = ASKS[name](stranger, theirs)
     before = await snapshot(admin)
-
-    async def undo(transaction: Transaction) -> None:
-        rows = await transaction.fetch_many(name, *args)
-        assert rows, "without the second lock the stranger sees it"
-        assert name not in COUNTS or rows[0][COUNTS[name]]
-        raise KeyError
-
-    monkeypatch.setitem(load_queries(), name, replace(query, role="engine"))
-    with pytest.raises(KeyError):
-        await database.run_in_transaction(undo)
-    monkeypatch.setitem(load_queries(), name, query)
-    rows = await database.for_tenant(stranger).fetch_many(name, *args)
-    assert [row for row in rows if name not in COUNTS or row[COUNTS[name]]] == []
-    assert await snapshot(admin) == before
+    for name, ask in sorted(ASKS.items()):
+        query, args = without_conditions(TENANT_QUERIES[name]), ask(stranger, theirs)
+        monkeypatch.setitem(load_queries(), name, replace(query, role="engine"))
+        rows = await fetch_and_undo(database, name, args)
+        assert found(name, rows), f"{name}: without the second lock the stranger sees it"
+        monkeypatch.setitem(load_queries(), name, query)
+        rows = await database.for_tenant(stranger).fetch_many(name, *args)
+        assert found(name, rows) == [], name
+        assert await snapshot(admin) == before, name
 
 
-@pytest.mark.parametrize("name", sorted(ASKS))
 async def test_a_statement_under_the_wrong_tenant_finds_nothing(
-    database: Database, admin: Any, theirs: Owned, stranger: Principal, name: str
+    database: Database, admin: Any, theirs: Owned, stranger: Principal
 ) -> None:
-    args = ASKS[name](theirs.owner, theirs)
     before = await snapshot(admin)
-    rows = await database.for_tenant(stranger).fetch_many(name, *args)
-    assert [row for row in rows if name not in COUNTS or row[COUNTS[name]]] == []
-    assert await snapshot(admin) == before
-    (row, *_) = await database.for_tenant(theirs.owner).fetch_many(name, *args)
-    assert name not in COUNTS or row[COUNTS[name]], "its owner may"
+    for name, ask in sorted(ASKS.items()):
+        args = ask(theirs.owner, theirs)
+        rows = await database.for_tenant(stranger).fetch_many(name, *args)
+        assert found(name, rows) == [], name
+        rows = await fetch_and_undo(database.for_tenant(theirs.owner), name, args)
+        assert found(name, rows), f"{name}: its owner may"
+        assert await snapshot(admin) == before, name
 
 
 async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
@@ -421,10 +592,81 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
         "lock_turn", "find_turn_of_calls", "list_feedback",
         "find_silent_cancel", "find_feedback_target", "lock_threads", "delete_threads",
         "list_thread_ids", "find_active_turns_of_user",
+        "find_thread_owner", "append_message", "retell_last_message", "find_workspace_thread",
+        "update_workspace_thread", "retell_last_turn", "get_chat", "list_chats",
+        "list_chats_of_key", "list_chats_of_end_user", "find_same_question", "find_interaction",
+        "find_named_thread", "list_named_threads", "list_project_threads", "copy_exchanges",
+        "add_messages",
     ):  # fmt: skip
         monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
         args = ASKS[name](colleague, theirs)
         assert await database.for_tenant(colleague).fetch_many(name, *args) == [], name
+
+
+SHARED = {
+    "find_thread_owner", "find_workspace_thread", "get_chat", "list_chats", "list_chats_of_key",
+    "find_interaction", "find_named_thread", "list_named_threads", "list_project_threads",
+}  # fmt: skip
+"""What a colleague reads of a thread that is shared."""
+WRITES = {
+    "update_thread", "delete_thread", "append_message", "update_workspace_thread",
+    "retell_last_message", "retell_last_turn", "add_messages", "delete_threads",
+}  # fmt: skip
+
+
+async def test_a_colleague_reads_a_shared_thread_and_changes_it_as_its_owner_alone(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with statements that forgot whose it is. Shared with its project is not shared."""
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for name in SHARED | WRITES:
+        monkeypatch.setitem(load_queries(), name, without_conditions(TENANT_QUERIES[name]))
+    for visibility, seen in (("project", False), ("shared", True)):
+        await admin.execute("update threads set visibility = $1, metadata = '{}'", visibility)
+        before = await snapshot(admin)
+        for name in sorted(SHARED):
+            rows = await database.for_tenant(colleague).fetch_many(
+                name, *ASKS[name](colleague, theirs)
+            )
+            assert bool(rows) is seen, (name, visibility)
+        for name in sorted(WRITES):
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                rows = await database.for_tenant(colleague).fetch_many(
+                    name, *ASKS[name](colleague, theirs)
+                )
+                assert rows == [], name
+        assert await snapshot(admin) == before
+
+
+async def test_a_colleague_does_not_see_a_private_project(
+    database: Database, admin: Any, theirs: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor with statements that forgot to ask whose it is."""
+    colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
+    for name in ("get_project", "list_projects", "count_projects"):
+        query = TENANT_QUERIES[name]
+        forgot = re.sub(r"\(p\.visibility = 'shared' or p\.created_by = (\$\d)\)",
+                        r"(\1::uuid is not null)", query.sql)  # fmt: skip
+        assert forgot != query.sql
+        monkeypatch.setitem(load_queries(), name, replace(query, sql=forgot))
+    for visibility in ("shared", "private"):
+        await admin.execute("update projects set visibility = $1", visibility)
+        for name in ("get_project", "list_projects", "count_projects"):
+            for who, seen in ((theirs.owner, True), (colleague, visibility == "shared")):
+                rows = await database.for_tenant(who).fetch_many(name, *ASKS[name](who, theirs))
+                assert bool(found(name, rows)) is seen, (name, visibility)
+
+
+async def test_nobody_makes_a_project_for_a_colleague(
+    database: Database, theirs: Owned, admin: Any
+) -> None:
+    before, owner = await snapshot(admin), theirs.owner
+    colleague = replace(owner, user_id=new_id())
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        await database.for_tenant(colleague).fetch_one(
+            "create_project", new_id(), owner.tenant_id, owner.user_id, "x", None, None, "private"
+        )
+    assert await snapshot(admin) == before
 
 
 async def test_nobody_makes_a_thread_for_another(
@@ -435,12 +677,33 @@ async def test_nobody_makes_a_thread_for_another(
     unknown_user = replace(stranger, user_id=new_id())
     errors = set()
     for owner in (theirs.owner, other_user, unknown_user):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
-            await database.for_tenant(stranger).fetch_one(
-                "create_thread", new_id(), owner.tenant_id, owner.user_id, None, None, {}, None
-            )
-        errors.add((str(refused.value), refused.value.detail))
+        for name, more in (
+            ("create_thread", (None, None, {}, None)),
+            ("create_workspace_thread", ("x", "shared", None)),
+            ("create_transient_thread", ()),
+            ("create_thread_once", ()),
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
+                await database.for_tenant(stranger).fetch_one(
+                    name, new_id(), owner.tenant_id, owner.user_id, *more
+                )
+            errors.add((str(refused.value), refused.value.detail))
     assert len(errors) == 1, "who exists elsewhere and who does not are told the same"
+    assert await snapshot(admin) == before
+
+
+async def test_nobody_names_a_thread_for_another(
+    database: Database, theirs: Owned, stranger: Principal, admin: Any
+) -> None:
+    before, owner = await snapshot(admin), theirs.owner
+    asked: list[tuple[str, tuple[Any, ...]]] = [
+        ("create_thread_for_name", (new_id(), owner.tenant_id, owner.user_id, None)),
+        ("name_thread", (owner.tenant_id, "w", "n", "mine", None, theirs.thread, {})),
+        ("name_thread", (owner.tenant_id, "w", "n", "secret", None, theirs.thread, {})),
+    ]
+    for name, args in asked:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await database.for_tenant(stranger).fetch_one(name, *args)
     assert await snapshot(admin) == before
 
 
@@ -475,7 +738,11 @@ async def test_a_colleague_does_not_see_a_private_artifact(
 ) -> None:
     """Nor with statements that forgot to ask who made it."""
     colleague = Principal(theirs.owner.tenant_id, new_id(), new_id())
-    for name in ("get_artifact", "list_artifacts"):
+    names = (
+        "get_artifact", "list_artifacts", "get_project_artifact", "list_project_artifacts",
+        "find_named_artifacts",
+    )  # fmt: skip
+    for name in names:
         query = TENANT_QUERIES[name]
         forgot = re.sub(r"\(not (\w+)\.is_private or \w+\.created_by = (\$\d+)\)",
                         r"(\2::uuid is not null)", query.sql)  # fmt: skip
@@ -486,10 +753,11 @@ async def test_a_colleague_does_not_see_a_private_artifact(
             "update artifacts set is_private = $1, created_by = $2 where id = $3",
             is_private, theirs.owner.user_id, theirs.artifact,
         )  # fmt: skip
-        for name in ("get_artifact", "list_artifacts"):
+        for name in names:
             for who, seen in ((theirs.owner, 1), (colleague, 0 if is_private else 1)):
                 rows = await database.for_tenant(who).fetch_many(name, *ASKS[name](who, theirs))
-                assert len(rows) == seen, (name, is_private)
+                ids = [row["id"] for row in rows]
+                assert ids.count(theirs.artifact) == seen, (name, is_private)
 
 
 async def test_nobody_makes_files_for_another(
@@ -501,8 +769,10 @@ async def test_nobody_makes_files_for_another(
         "lock_storage_use": (tenant,),
         "create_inline_artifact": (new_id(), tenant, None, "text", None, "t", 1, "x", user),
         "create_file_artifact": (
-            new_id(), tenant, None, None, "t", 1, SHA256, "other key", None, user,
+            new_id(), tenant, None, None, "t", 1, SHA256, "other key", None, user, None, None,
+            False,
         ),
+        "create_project": (new_id(), tenant, user, "x", None, None, "shared"),
         "create_attachment": (new_id(), tenant, theirs.thread, theirs.artifact, None, user),
     }.items():  # fmt: skip
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -614,11 +884,9 @@ async def refuses_inserts(connection: Any, table: str, row: str) -> None:
 
 
 @pytest.mark.parametrize("settings", ["another tenant", "nothing", "empty", "only a user"])
-@pytest.mark.parametrize("table", sorted(PROTECTED))
-async def test_a_table_shows_and_takes_nothing_of_another_tenant(
-    database_url: str, admin: Any, theirs: Owned, table: str, settings: str
+async def test_tables_show_and_take_nothing_of_another_tenant(
+    database_url: str, admin: Any, theirs: Owned, settings: str
 ) -> None:
-    row = await admin.fetchval(f"select row_to_json(t)::text from {table} t")  # noqa: S608
     before = await snapshot(admin)
     statements = {
         "another tenant": [whose(Principal(new_id(), new_id(), new_id()))],
@@ -626,17 +894,22 @@ async def test_a_table_shows_and_takes_nothing_of_another_tenant(
         "empty": ["set local app.tenant = ''; set local app.\"user\" = ''"],
         "only a user": [f"set local app.\"user\" = '{theirs.owner.user_id}'"],
     }[settings]
-    column = "id" if table == "tenants" else "tenant_id"
-    async with as_tenant(database_url, *statements) as connection:
-        assert await connection.fetch(f"select * from {table}") == []  # noqa: S608
-        changed = await connection.execute(f"update {table} set {column} = {column}")  # noqa: S608
-        assert changed == "UPDATE 0"
-        assert await connection.execute(f"delete from {table}") == "DELETE 0"  # noqa: S608
-        await refuses_inserts(connection, table, row)
-        await connection.execute("commit")
-    assert await snapshot(admin) == before
+    for table in sorted(PROTECTED):
+        row = await admin.fetchval(f"select row_to_json(t)::text from {table} t")  # noqa: S608
+        column = "id" if table == "tenants" else "tenant_id"
+        async with as_tenant(database_url, *statements) as connection:
+            seen = await connection.fetch(f"select * from {table}")  # noqa: S608
+            assert seen == [], table
+            changed = await connection.execute(f"update {table} set {column} = {column}")  # noqa: S608
+            assert changed == "UPDATE 0", table
+            assert await connection.execute(f"delete from {table}") == "DELETE 0", table  # noqa: S608
+            await refuses_inserts(connection, table, row)
+            await connection.execute("commit")
+        assert await snapshot(admin) == before, table
     async with as_tenant(database_url, whose(theirs.owner)) as connection:
-        assert await connection.fetch(f"select * from {table}"), "its owner sees it"  # noqa: S608
+        for table in sorted(PROTECTED):
+            seen = await connection.fetch(f"select * from {table}")  # noqa: S608
+            assert seen, f"{table}: its owner sees it"
 
 
 async def test_a_row_cannot_be_given_away(
@@ -704,6 +977,11 @@ async def test_the_role_can_do_little(admin: Any, database_url: str) -> None:
             "select * from login_attempts",
             "select * from schema_migrations",
             "update turns set user_id = user_id",
+            "update projects set visibility = 'shared'",
+            "update named_threads set tenant_id = tenant_id",
+            "update threads set made_with = null",
+            "update threads set is_transient = false",
+            "update api_keys set workspaces = null",
         ):
             async with connection.transaction():
                 await connection.execute("set local role turnkeep_tenant; savepoint here")

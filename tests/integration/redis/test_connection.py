@@ -133,3 +133,27 @@ async def test_closing_while_opening_leaves_nothing(redis_url: str, link: Link) 
     await connection.close()
     await asyncio.wait([call])
     assert call.cancelled() or isinstance(call.exception(), RedisUnavailable)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+async def test_a_redis_that_takes_no_more_clients_is_unavailable_at_once(pause_s: float) -> None:
+    """It says so before anybody asked, and closes."""
+    defects: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(context))
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"-ERR max number of clients reached\r\n")
+        await writer.drain()
+        await asyncio.sleep(pause_s)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = RedisConnection(f"redis://127.0.0.1:{port}", reply_timeout_s=5.0)
+        async with asyncio.timeout(1):
+            with pytest.raises(RedisUnavailable):
+                await connection.call("PING")
+        assert not connection.is_connected
+        await asyncio.sleep(0.2)
+        await connection.close()
+    assert defects == []

@@ -12,7 +12,6 @@ import asyncio
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Literal
 from unittest.mock import patch
 from uuid import UUID
@@ -58,7 +57,7 @@ from tests.fixtures.system import add_principal, add_thread
 from worker import sweeper as sweeper_module
 from worker.reaper import Reaper
 from worker.sweeper import Sweeper
-from worker.turn_worker import TurnWorker
+from worker.turn_claims import TurnClaims
 
 LIMITS = {"narrow": 1, "wide": 2}
 WORKERS = ("w1", "w2")
@@ -259,17 +258,14 @@ class Lives(RuleBasedStateMachine):
         ready = await self.dispatch.take_ready(most)
         if ready is None or not ready.turn_ids:
             return 0
-        # The worker's own code, without the rest of the worker.
-        stub: Any = SimpleNamespace(
-            _parts=SimpleNamespace(
-                worker_id=worker,
-                database=self.servers.database,
-                dispatch=self.dispatch,
-                settings=SimpleNamespace(lease_s=60.0),
-                metrics=Metrics(),
-            )
+        claims = TurnClaims(
+            database=self.servers.database,
+            dispatch=self.dispatch,
+            metrics=Metrics(),
+            worker_id=worker,
+            lease_s=60.0,
         )
-        claimed = await TurnWorker._claim_in_postgres(stub, ready.turn_ids)
+        claimed = await claims.claim(ready.turn_ids)
         for turn in claimed:
             model = self.turns[turn.id]
             assert model.status is TurnStatus.PENDING
@@ -288,7 +284,7 @@ class Lives(RuleBasedStateMachine):
             self.attempts.append(Attempt(model, turn.attempt, worker, ready.generation))
         refused = set(ready.turn_ids) - {turn.id for turn in claimed}
         if refused:
-            await TurnWorker._settle_refused(stub, refused)
+            await claims.settle_refused(refused)
         return len(claimed)
 
     # -- run: I5

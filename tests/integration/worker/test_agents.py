@@ -231,6 +231,26 @@ async def test_instructions_tools_and_sampling_reach_the_model(
     ]  # fmt: skip
 
 
+async def test_who_owns_a_thread_is_not_told_where_somebody_else_talks(
+    api: Api, agents: Agents, make_turn: Any, start_worker: StartWorker, admin: Any
+) -> None:
+    await admin.execute(
+        "update users set name = 'Ada', timezone = 'Asia/Tokyo' where id = $1",
+        agents.principal.user_id,
+    )
+    thread = await agents.thread(await agents.add())
+    seen = Seen()
+    await start_with(FunctionModel(stream_function=seen.stream), start_worker)
+    for is_anonymous in (True, False):
+        settings = {"isAnonymous": is_anonymous}
+        new = replace(make_turn("x", thread=thread), model_id="local:x", settings=settings)
+        turn = await api.end_of(await api.submit(new))
+        assert turn.status is TurnStatus.COMPLETED
+        told = seen.instructions[-1]
+        assert ("Ada" in told) is ("@" in told) is not is_anonymous
+        assert ("UTC (UTC+00:00)" in told) is is_anonymous
+
+
 async def test_a_plain_turn_asks_postgres_nothing_more_than_before(
     api: Api, agents: Agents, make_turn: Any, start_worker: StartWorker
 ) -> None:

@@ -80,7 +80,7 @@ async def test_postgres_lost_between_two_claims_leaves_the_first_one_running(
 
     monkeypatch.setattr(Database, "fetch_many", vanish)
     turns = [await api.submit(make_turn(key=f"k{number}")) for number in range(2)]
-    claimed = await worker.worker._claim_in_postgres([turn.id for turn in turns])
+    claimed = await worker.parts.claims.claim([turn.id for turn in turns])
     monkeypatch.undo()
     assert (calls, [turn.id for turn in claimed]) == (2, [turns[0].id])
     await worker.drain()

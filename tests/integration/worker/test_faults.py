@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from deploy.embedded.valkey import EmbeddedValkey
 from shared.errors import RedisUnavailable
+from shared.ids import new_id
 from shared.turn.events import START, Cursor, TurnStarted
 from shared.turn.model import Principal, Turn
 from shared.turn.state import TurnStatus
@@ -106,6 +107,30 @@ async def test_flushing_redis_with_ten_running_and_fifty_queued_loses_nothing(
         assert is_gapless(places(batches))
         assert ends_once(events(batches))
         assert text_of(events(batches)) == text(12)
+
+
+async def test_a_chat_that_cannot_be_removed_keeps_nobody_waiting(
+    api: Api,
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    flush_redis: Any,
+    principal: Principal,
+    admin: Any,
+) -> None:
+    """The sweeper's first duty is that turns which wait are known to Redis."""
+    await admin.execute(
+        "insert into threads (id, tenant_id, user_id, is_transient, created_at)"
+        " values ($1, $2, $3, true, now() - interval '1 h')",
+        new_id(),
+        principal.tenant_id,
+        principal.user_id,
+    )
+    turn = await api.submit(make_turn())
+    await flush_redis()
+    async with admin.transaction():
+        await admin.execute("select from threads where is_transient for update")
+        await start_worker()
+        assert (await api.end_of(turn, patience_s=8.0)).status is TurnStatus.COMPLETED
 
 
 async def test_flushing_redis_again_and_again_under_a_reader(

@@ -310,7 +310,7 @@ async def test_nothing_stays_of_a_run(mcp: Mcp, shop: FakeMcp) -> None:
     await mcp.add(shop)
     asked = await mcp.ask(("shop_add", {"a": 1, "b": 1}), worker=mcp.reach(shop))
     await told(mcp, asked)
-    left = asked.worker.parts.runner._mcp._connections._closing
+    left = asked.worker.parts.runner._preparer._mcp._connections._closing
     await wait_until(lambda: not left, "the sessions are left")
     names = {repr(task.get_coro()) for task in asyncio.all_tasks()}
     assert not [name for name in names if "Mcp" in name or "post_writer" in name]

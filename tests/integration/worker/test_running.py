@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID
@@ -287,8 +288,10 @@ async def test_a_turn_ends_even_when_its_messages_cannot_be_stored(
     bad: str,
 ) -> None:
     monkeypatch.setattr("worker.engine.scripted._answer_about", lambda _: f"a {bad} b")
-    for replaces in ("storable", "storable_json"):
-        monkeypatch.setattr(f"worker.turn_runner.{replaces}", lambda value: value)
+    for module, replaces in itertools.product(
+        ("turn_drive", "turn_commits"), ("storable", "storable_json")
+    ):
+        monkeypatch.setattr(f"worker.{module}.{replaces}", lambda value: value)
     await start_worker()
     ended = await api.end_of(await api.submit(make_turn(deltas=None)), 8)
     assert (ended.status, ended.attempt) == (TurnStatus.FAILED, 1)

@@ -7,13 +7,26 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared.agents.default import DEFAULT_SLUG, default_agent_spec
-from shared.agents.spec import MAX_INSTRUCTIONS_CHARS, parse_agent_spec, stored_agent_spec
-from shared.agents.yaml_head import MAX_DEPTH, MAX_NODES, YamlRefused, load_yaml_head
+from shared.agents.spec import (
+    MAX_INSTRUCTIONS_CHARS,
+    instructions_of,
+    parse_agent_spec,
+    stored_agent_spec,
+    write_agent_spec,
+)
+from shared.agents.yaml_head import (
+    MAX_DEPTH,
+    MAX_NODES,
+    YamlRefused,
+    dump_yaml_head,
+    load_yaml_head,
+)
 from shared.errors import InvalidRequest
+from shared.turn.text import storable_json
 
 HEAD = {"name": "Analyst", "slug": "analyst", "mode": "primary", "tools": "[calculator]"}
 
@@ -173,3 +186,27 @@ def test_what_cannot_name_an_mcp_server_is_no_tool(name: str) -> None:
     loc, msg = refusal(write(tools=f"[calculator, '{name}']"))
     assert loc == ("body", "markdown", "tools", 1)
     assert "mcp:<server>" in msg
+
+
+PLAIN = st.text(max_size=30) | st.sampled_from(["null", "1", "-", "a: b", "---", "x\n---\ny"])
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.floats(0, 2) | PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(PLAIN, JSON_VALUES, max_size=4), PLAIN)
+def test_what_is_written_is_read_the_same(head: dict[str, Any], text: str) -> None:
+    assume(storable_json(head) == head)
+    assert load_yaml_head(dump_yaml_head(head)) == head
+
+
+@pytest.mark.parametrize("text", ["", "x", "---\nx", "x\n---\nname: y\n---", "\ufeffx", "a\r\nb"])
+def test_a_spec_that_is_written_is_read_the_same(text: str) -> None:
+    head = {"name": "\n---\n", "slug": "a", "mode": "primary", "tools": [], "type": "t"}
+    markdown = write_agent_spec(head, text)
+    spec, read = parse_agent_spec(markdown)
+    assert read == head
+    assert spec.instructions == instructions_of(markdown)
+    assert spec.instructions == text.replace("\r\n", "\n").strip()

@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from api.auth import MAX_SECRET_CHARS, carrier_of, read_secret
 from shared.errors import NotAuthenticated
-from shared.service.identity_provider import MAX_TOKEN_CHARS
+from shared.service.identity import MAX_TOKEN_CHARS
 
 
 def make_request(*headers: tuple[str, str], query: str = "") -> Request:

@@ -37,6 +37,23 @@ def test_no_limit() -> None:
     assert not failed._failures
 
 
+def test_what_is_left_can_be_told() -> None:
+    now = 1000.0
+    failed = FailedCredentials(2, clock=lambda: now)
+    assert failed.look("192.0.2.1") == (2, 2, 0)
+    failed.note("192.0.2.1")
+    now += 0.5
+    assert failed.look("192.0.2.1") == (2, 1, 60)
+    assert failed.look("192.0.2.2") == (2, 2, 0)
+    failed.note("192.0.2.1")
+    with pytest.raises(TooManyFailures):
+        failed.note("192.0.2.1")
+    assert failed.look("192.0.2.1") == (2, 0, 60)
+    now += 60
+    assert failed.look("192.0.2.1") == (2, 2, 0)
+    assert FailedCredentials(0).look("192.0.2.1") is None
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failed_credentials, "MAX_ADDRESSES", 10)
     failed = FailedCredentials(1)

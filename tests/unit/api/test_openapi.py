@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.app import OPERATIONS
+from api.app import ALL_OPERATIONS, OPERATIONS
 from api.openapi import EVENT_STREAM, Operation, build_document, routes_from, serve_document
 from api.problems import EXCEPTION_HANDLERS
 
@@ -85,14 +85,16 @@ def test_it_is_a_valid_openapi_document() -> None:
 
 
 def test_the_document_of_the_whole_product_is_valid() -> None:
-    document = build_document(OPERATIONS)
+    document = build_document(ALL_OPERATIONS)
     openapi_spec_validator.validate(document)
-    assert len(document["paths"]) == len({operation.path for operation in OPERATIONS})
+    assert len(document["paths"]) == len({operation.path for operation in ALL_OPERATIONS})
+    ids = [operation.operation_id for operation in ALL_OPERATIONS]
+    assert len(ids) == len(set(ids))
 
 
 async def test_it_is_served() -> None:
     app = Starlette()
-    app.add_route("/openapi.json", serve_document(DOCUMENT))
+    app.add_route("/openapi.json", serve_document(OPERATIONS))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.get("/openapi.json")

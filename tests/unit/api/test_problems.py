@@ -8,13 +8,22 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.problems import EXCEPTION_HANDLERS, STATUS_OF, InvalidFields, problem_response
+from api.problems import (
+    EXCEPTION_HANDLERS,
+    MAX_TOLD,
+    STATUS_OF,
+    ErrorReport,
+    InvalidFields,
+    fields_of,
+    problem_response,
+)
 from shared import errors
 
 
@@ -118,6 +127,31 @@ def test_several_wrong_values() -> None:
     assert json.loads(bytes(problem_response(InvalidFields(items)).body)) == {"detail": items}
 
 
+@pytest.mark.parametrize(
+    ("path", "is_ours"),
+    [
+        ("/ours", True),
+        ("/ours/and/more", True),
+        ("/oursandmore", False),
+        ("/", False),
+        ("/other/ours", False),
+    ],
+)
+async def test_each_prefix_has_its_own_dialect(path: str, is_ours: bool) -> None:
+    """Also for paths that lead nowhere."""
+
+    def tell(_: Request, report: ErrorReport) -> Response:
+        return Response(f"ours {report.status}", report.status)
+
+    app = Starlette(exception_handlers=dict(EXCEPTION_HANDLERS))
+    app.state.dialects = (("/ours", tell),)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get(path)
+    assert answer.status_code == 404
+    assert (answer.text == "ours 404") is is_ours
+
+
 async def test_the_application_never_answers_in_plain_text() -> None:
     async def break_down(_: Request) -> Response:
         raise RuntimeError("the database password is 1234")
@@ -139,3 +173,21 @@ async def test_the_application_never_answers_in_plain_text() -> None:
         assert set(answer.json()) == {"detail", "title", "status", "type"}
         assert "1234" not in answer.text
     assert answers[1][0].headers["allow"] == "POST"
+
+
+def test_more_wrong_values_than_anybody_reads_are_counted() -> None:
+    class Body(BaseModel):
+        values: list[int]
+
+    def items_of(count: int) -> list[dict[str, Any]]:
+        with pytest.raises(ValidationError) as wrong:
+            Body.model_validate({"values": ["x"] * count})
+        return fields_of(wrong.value, "body").items
+
+    assert len(items_of(MAX_TOLD)) == MAX_TOLD
+    (item,) = items_of(MAX_TOLD + 1)
+    assert item == {
+        "loc": ["body"],
+        "msg": f"{MAX_TOLD + 1} values are wrong, which are too many to tell each",
+        "type": "too_many_errors",
+    }

@@ -11,16 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from api.chat.schemas import (
-    MAX_TEXT_CHARS,
     CreateThread,
     SubmitTurn,
     Thread,
     Turn,
     UpdateThread,
     thread_to_dict,
-    to_json,
     turn_to_json,
 )
+from api.limits import MAX_TEXT_CHARS
+from api.wire import to_json
 from shared.errors import InvalidRequest
 from shared.turn.events import Usage
 from shared.turn.model import Turn as StoredTurn

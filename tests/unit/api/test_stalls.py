@@ -235,6 +235,25 @@ async def test_beyond_the_limit_only_what_is_vital_is_served(serve: Serve) -> No
     held.pop().close()
 
 
+@pytest.mark.parametrize(
+    ("path", "is_vital"),
+    [
+        ("/readyz", True),
+        ("/api/v1/chat/turns/1", True),
+        ("/api/v1/chat/turns/1/events", False),
+        ("/api/v1/chat/threads/1/turns/cancel", True),
+        ("/api/v1/app/interaction/1/cancel", True),
+        ("/api/v1/app/interaction/1", False),
+        ("/v1/responses/resp_1", True),
+        ("/v1/responses/resp_1/cancel", True),
+        ("/v1/responses", False),
+        ("/chat/1/message", False),
+    ],
+)
+def test_polls_and_cancels_are_vital(path: str, is_vital: bool) -> None:
+    assert (connection._VITAL.fullmatch(path.encode()) is not None) is is_vital
+
+
 async def test_far_beyond_the_limit_nothing_is_said(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from api.stream_keeper import StreamKeeper
 from shared import background
 from shared.background import in_background
 from shared.ids import new_id
-from shared.service.api_keys import ApiKeys
+from shared.service.credentials import Credentials
 from tests.fixtures.waiting import wait_until
 
 
@@ -49,7 +49,7 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def keeper(keys: Any) -> AsyncIterator[StreamKeeper]:
-    kept = StreamKeeper(cast("ApiKeys", keys), look_interval_s=0.02)
+    kept = StreamKeeper(cast("Credentials", keys), look_interval_s=0.02)
     async with in_background(kept.run_looks, kept.run_checks):
         yield kept
 

@@ -33,9 +33,10 @@ from pydantic_ai.usage import RunUsage
 from shared.errors import TurnFailed
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult
 from worker.engine import agent_task
-from worker.engine.agent import AgentEngine, Deadlines, _usage
+from worker.engine.agent import AgentEngine, Deadlines
 from worker.engine.agent_errors import turn_failure
 from worker.engine.agent_history import load_history
+from worker.engine.agent_result import usage_of
 from worker.engine.base import EngineEvent, EngineRequest, EngineRun
 from worker.engine.scripted import ScriptedEngine
 
@@ -405,6 +406,23 @@ def test_orphans_unreadable_and_empty_messages_do_not_reach_the_model() -> None:
     ]
 
 
+def test_a_result_follows_its_call_and_bears_its_name() -> None:
+    """What callers stored may be in any order; providers refuse what stands in between."""
+    call, result = ToolCallPart("f", {}, "a"), ToolReturnPart("other", 1, "a")
+    hi = ModelRequest(parts=[UserPromptPart("hi")])
+    kept = load_history(_history(hi, ModelResponse(parts=[call]), ModelRequest(parts=[result])))
+    (part,) = kept[2].parts
+    assert isinstance(part, ToolReturnPart)
+    assert part.tool_name == "f"
+    for between in (hi, ModelResponse(parts=[TextPart("x")])):
+        apart = (hi, ModelResponse(parts=[call]), between, ModelRequest(parts=[result]))
+        kinds = [p.part_kind for m in load_history(_history(*apart)) for p in m.parts]
+        assert kinds == ["user-prompt", between.parts[0].part_kind]
+    two = (ToolCallPart("f", {}, "a"), ToolCallPart("g", {}, "b"))
+    results = [ModelRequest(parts=[ToolReturnPart("g", 2, "b")]), ModelRequest(parts=[result])]
+    assert len(load_history(_history(hi, ModelResponse(parts=two), *results))) == 4
+
+
 async def test_what_a_stopped_script_left_behind_can_be_continued_by_a_model() -> None:
     script = {"toolCalls": [{"name": "f", "result": 1}] * 2, "deltas": 3, "intervalMs": 0}
     for stop_behind in range(1, 8):
@@ -432,7 +450,7 @@ async def test_what_a_stopped_script_left_behind_can_be_continued_by_a_model() -
 def test_cost_is_a_plain_decimal_unknown_or_zero(
     model_id: str, cost: Decimal | None, expected: str | None
 ) -> None:
-    usage = _usage(RunUsage(input_tokens=5, cache_read_tokens=3, cost=cost), model_id)
+    usage = usage_of(RunUsage(input_tokens=5, cache_read_tokens=3, cost=cost), model_id)
     assert (usage.total_cost, usage.cached_input_tokens) == (expected, 3)
 
 

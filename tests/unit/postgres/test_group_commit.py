@@ -51,8 +51,12 @@ async def test_everybody_behind_a_postgres_that_keeps_up_is_served() -> None:
 
 
 async def test_who_waits_too_long_is_refused_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MAX_WAIT_S", 0.5)
-    database = SlowDatabase(0.6)
+    class LateDatabase(SlowDatabase):
+        async def fetch_many(self, name: str, ids: list[int]) -> list[dict[str, Any]]:
+            monkeypatch.setattr(batches, "MAX_WAIT_S", -1.0)  # so much time has passed by now
+            return await super().fetch_many(name, ids)
+
+    database = LateDatabase(0.05)
     served = await outcomes(database, 1000)
     assert served == [True] * database.sent + [False] * (1000 - database.sent)
     assert 0 < database.sent <= 4 * group_commit.MAX_BATCH

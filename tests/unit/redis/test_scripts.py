@@ -43,10 +43,10 @@ def test_a_script_uses_all_that_its_header_names(name: str) -> None:
 
 
 def test_the_wrong_number_of_arguments_is_refused() -> None:
-    script = load_script("claim_ready")
-    with pytest.raises(ValueError, match="claim_ready takes KEYS"):
+    script = load_script("take_ready")
+    with pytest.raises(ValueError, match="take_ready takes KEYS"):
         script.check(("a",), (1, 2))
-    with pytest.raises(ValueError, match="claim_ready takes KEYS"):
+    with pytest.raises(ValueError, match="take_ready takes KEYS"):
         script.check(("a", "b", "c", "d"), (1,))
 
 

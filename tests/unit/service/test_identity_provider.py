@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from shared.errors import IdentityProviderUnavailable, NotAuthenticated
 from shared.service import provider_keys
-from shared.service.identity_provider import Identity, IdentityProvider
+from shared.service.identity import Identity
+from shared.service.identity_provider import IdentityProvider
 from shared.service.provider_keys import ProviderKeys, parse_keys
 from shared.settings import Settings
 from tests.fixtures.provider import AUDIENCE, ISSUER, Issuer, encode, to_jwk
@@ -27,7 +28,11 @@ BAD = ISSUED.bad_tokens()
 ELLIPTIC = to_jwk(ec.generate_private_key(ec.SECP256R1()), "e")
 EDWARDS = to_jwk(ed25519.Ed25519PrivateKey.generate(), "d")
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda values: st.lists(values) | st.dictionaries(st.text(), values),
     max_leaves=5,
 )

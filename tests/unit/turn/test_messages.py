@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, ModelResponse
 
 from shared.turn.messages import (
     PREVIEW_CHARS,
     TITLE_CHARS,
     interrupted_response,
+    is_truncated,
     preview,
     title,
     user_request,
@@ -53,3 +57,14 @@ def test_previews_are_short_and_on_one_line() -> None:
     assert long.endswith("…")
     assert len(title("y" * 500) or "") == TITLE_CHARS
     assert preview("z" * PREVIEW_CHARS) == "z" * PREVIEW_CHARS
+
+
+@pytest.mark.parametrize(
+    ("reasons", "truncated"),
+    [([], False), (["stop"], False), (["length"], True), (["length", "stop"], False)],
+)
+def test_an_answer_was_cut_when_its_last_response_was(reasons: list[str], truncated: bool) -> None:
+    raws: list[dict[str, Any] | None] = [
+        {"kind": "response", "parts": [], "finish_reason": reason} for reason in reasons
+    ]
+    assert is_truncated([None, user_request("x"), *raws, user_request("y")]) is truncated

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from shared.turn.attached import AttachedText
-from worker.attachments import as_instructions
+from worker.attachments.shown import as_instructions
 
 
 @pytest.mark.parametrize(

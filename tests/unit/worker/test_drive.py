@@ -9,12 +9,11 @@ import pytest
 
 from shared.errors import TurnFailed
 from shared.metrics import Metrics
-from shared.postgres.pool import Database
 from shared.settings import Settings
 from shared.turn.events import Event, MessageDelta
 from worker.engine.base import EngineEvent, EngineResult
 from worker.event_writer import TurnLog
-from worker.turn_runner import TurnRunner
+from worker.turn_drive import Drive
 
 
 class Model:
@@ -39,17 +38,8 @@ class FullLog:
 async def test_a_log_that_is_full_closes_the_stream_of_the_model() -> None:
     settings = Settings(database_url="x", redis_url="x", key_pepper="a pepper for tests")
     nothing = cast("Any", None)
-    runner = TurnRunner(
-        database=Database("postgresql://nowhere", size=1),
-        dispatch=nothing,
-        writer=nothing,
-        engines=nothing,
-        metrics=Metrics(),
-        settings=settings,
-        on_file_awaited=lambda: None,
-        mcp=nothing,
-    )
+    drive = Drive(nothing, cast("TurnLog", FullLog()), nothing, settings, Metrics())
     model = Model()
     with pytest.raises(TurnFailed, match="size limit"):
-        await runner.drive(model, cast("TurnLog", FullLog()), total_deadline=1e9)
+        await drive.move_events(model, total_deadline=1e9)
     assert model.is_closed

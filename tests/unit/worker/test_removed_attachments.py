@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from worker.detached import NOTE, find_told, without
+from worker.attachments.removed import NOTE, find_told, without
 
 GONE, HERE = UUID(int=1), UUID(int=2)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.history import LOCAL_MAX_TOKENS, budget_for, history_window
+from shared.turn.history import LOCAL_MAX_TOKENS, budget_for, history_window
 
 
 def row(role: str, content: str, raw: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -98,3 +98,89 @@ def test_the_budget_is_hard_with_system_messages_too(
     assert sum(len(r["content"].encode()) for r in window.rows) <= max_tokens * 4
     assert window.tokens <= max_tokens
     assert window.truncated == (len(window.rows) < len(rows))
+
+
+# -- what is shown without being answered
+
+
+def aside(role: str, content: str, **more: Any) -> dict[str, Any]:
+    ids = {name: frozenset(more.pop(name, ())) for name in ("calls", "results")}
+    return {**row(role, content), **ids, **more}
+
+
+def told(rows: list[dict[str, Any]], max_tokens: int = 100, **more: Any) -> list[str]:
+    window = history_window(rows, max_tokens, from_user=False, **more)
+    return [r["content"] for r in window.rows]
+
+
+def test_the_newest_messages_are_shown_whoever_said_them() -> None:
+    rows = [aside("user", LONG), aside("assistant", "b")]
+    assert told(rows, 50) == ["b"]
+    assert newest_within(rows, 50) == []
+
+
+def test_a_known_number_of_tokens_counts_and_not_the_size() -> None:
+    rows = [aside("user", LONG, token_count=1), aside("user", "b", token_count=90)]
+    assert told(rows, 91) == [LONG, "b"]
+    assert told(rows, 90) == ["b"]
+    assert told(rows, 89) == []
+    assert history_window(rows, 91, from_user=False).tokens == 91
+
+
+def test_at_most_so_many_with_those_of_the_system() -> None:
+    rows = [aside("system", "s"), *(aside("user", str(number)) for number in range(5))]
+    assert told(rows, most=3) == ["s", "3", "4"]
+    assert told(rows, most=1) == ["s"]
+    assert told([*rows, aside("system", "t")], most=1) == ["s"]
+    assert history_window(rows, 100, from_user=False, most=3).truncated
+
+
+def test_no_result_stands_without_its_call() -> None:
+    rows = [
+        aside("assistant", LONG, calls=["a", "b"]),
+        aside("tool", "1", results=["a"]),
+        aside("tool", "2", results=["b"]),
+        aside("user", "x"),
+        aside("tool", "late", results=["a"]),
+        aside("tool", "nobody's"),
+    ]
+    assert told(rows, 200) == [LONG, "1", "2", "x"]
+    assert told(rows, 50) == ["x"]
+
+
+def test_results_of_nobody_take_no_room() -> None:
+    rows = [aside("user", "a"), aside("tool", LONG, results=["lost"]), aside("user", "b")]
+    window = history_window(rows, 10, from_user=False)
+    assert [r["content"] for r in window.rows] == ["a", "b"]
+    assert window.truncated
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["user", "assistant", "tool", "system"]),
+            st.text(max_size=20),
+            st.sets(st.sampled_from("abc"), max_size=2),
+        )
+    ),
+    st.integers(0, 40),
+    st.integers(1, 10),
+)
+def test_the_budgets_are_hard(
+    messages: list[tuple[str, str, set[str]]], max_tokens: int, most: int
+) -> None:
+    rows = [
+        aside(role, content, **{"results" if role == "tool" else "calls": ids})
+        for role, content, ids in messages
+    ]
+    window = history_window(rows, max_tokens, from_user=False, most=most)
+    assert window.tokens <= max_tokens
+    assert len(window.rows) <= most
+    assert window.truncated == (len(window.rows) < len(rows))
+    open_calls: set[str] = set()
+    for shown in window.rows:
+        if shown["role"] == "tool":
+            assert shown["results"] <= open_calls
+            open_calls -= shown["results"]
+        elif shown["role"] != "system":
+            open_calls = set(shown["calls"])

@@ -7,17 +7,17 @@ from structlog.testing import capture_logs
 
 from shared import background
 from shared.postgres.pool import Database
-from shared.service import api_keys
-from shared.service.api_keys import ApiKeys
+from shared.service import credentials
+from shared.service.credentials import Credentials
 from tests.fixtures.waiting import wait_until
 
 
 async def test_a_defect_ends_no_noting_of_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "NOTE_USES_EVERY_S", 0.001)
+    monkeypatch.setattr(credentials, "NOTE_USES_EVERY_S", 0.001)
     monkeypatch.setattr(background, "RESTART_PAUSE_S", 0.001)
     noted = 0
 
-    class Keys(ApiKeys):
+    class Keys(Credentials):
         async def note_uses(self) -> None:
             nonlocal noted
             noted += 1

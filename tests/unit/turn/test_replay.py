@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.service.follow import replay_ended
 from shared.turn.events import START, Cursor, decode_event
+from shared.turn.replay import replay_ended
 from shared.turn.state import TurnStatus
 from tests.unit.streams.test_vercel_ui import make_turn
 
