@@ -51,6 +51,19 @@ def _quiet_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _patient_with_a_busy_machine() -> Iterator[None]:
+    """That a loop or Postgres stands still for a second is no sign of load where tests share both.
+
+    Only what runs in this process; tests of these limits set them themselves.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.postgres.pool.ACQUIRE_TIMEOUT_S", 6.0)
+        patch.setattr("api.pressure.MAX_LOOP_LAG_S", 3600.0)
+        patch.setattr("api.pressure.MAX_COMMIT_WAIT_S", 3600.0)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _check_async_tests(request: pytest.FixtureRequest) -> None:
     if inspect.iscoroutinefunction(getattr(request, "function", None)):

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from api import pressure
 from api.app import create_app
 from shared.service.accounts import create_api_key, create_tenant, create_user
 from shared.settings import Settings
@@ -46,9 +45,7 @@ AddUser = Callable[..., Awaitable[User]]
 
 
 @pytest.fixture
-async def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Starlette]:
-    # A test and its servers share this loop: that it stands still is no sign of load.
-    monkeypatch.setattr(pressure, "MAX_LOOP_LAG_S", 3600.0)
+async def app(settings: Settings) -> AsyncIterator[Starlette]:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app

@@ -9,7 +9,6 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from api import pressure
 from shared.metrics import Metrics
 from shared.settings import Settings
 from tests.fixtures.waiting import wait_until
@@ -20,12 +19,6 @@ __all__ = ["add_user", "app", "runner", "user"]
 
 AUTOMATIONS = "http://test/api/v1/automations"
 RUNS = "http://test/api/v1/automation-runs"
-
-
-@pytest.fixture(autouse=True)
-def never_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no sign of load here: nothing is refused for it."""
-    monkeypatch.setattr(pressure, "MAX_LOOP_LAG_S", 3600.0)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from api import pressure
 from api.mechamental.surface import SURFACE
 from shared.postgres.pool import Database
 from shared.service.accounts import create_api_key, create_tenant, create_user
@@ -59,9 +58,7 @@ def test_every_operation_can_be_read() -> None:
 
 
 @pytest.fixture
-def arena(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[MmArena]:
-    # Between two requests the loop stands still, which is no sign of load here.
-    monkeypatch.setattr(pressure, "MAX_LOOP_LAG_S", 3600.0)
+def arena(settings: Settings) -> Iterator[MmArena]:
     arena = MmArena(settings, in_process)
     arena.open()
     yield arena

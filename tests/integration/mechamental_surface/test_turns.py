@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from api import pressure
 from shared.settings import Settings
 from tests.chaos.fake_provider import FakeProvider, run_provider
 from tests.chaos.provider_text import Behaviour, Schedule
@@ -14,12 +13,6 @@ from tests.fixtures.system import StartWorker
 from tests.integration.mechamental_surface.conftest import AddMm, Mm, Place
 
 pytestmark = pytest.mark.timeout(90)  # the first worker of a process imports the model libraries
-
-
-@pytest.fixture(autouse=True)
-def _is_never_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A worker in this process imports the model libraries: the loop stands still meanwhile.
-    monkeypatch.setattr(pressure, "MAX_LOOP_LAG_S", 3600.0)
 
 
 @pytest.fixture

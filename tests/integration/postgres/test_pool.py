@@ -88,7 +88,10 @@ async def test_an_argument_that_cannot_be_sent_is_no_absence(
     await database.ping()
 
 
-async def test_more_callers_than_connections_are_refused_in_time(database_url: str) -> None:
+async def test_more_callers_than_connections_are_refused_in_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.postgres.pool.ACQUIRE_TIMEOUT_S", 1.0)
     gate = asyncio.Event()
 
     async def hold(_: Transaction) -> None:

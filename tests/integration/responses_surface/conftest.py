@@ -14,7 +14,6 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
-from api import pressure
 from deploy.configuration import free_port
 from shared.postgres.pool import Database
 from shared.service.accounts import create_api_key, create_tenant, create_user
@@ -27,12 +26,6 @@ __all__ = ["AddUser", "User", "add_user", "app", "user"]
 
 RESPONSES = "http://test/v1/responses"
 CONVERSATIONS = "http://test/v1/conversations"
-
-
-@pytest.fixture(autouse=True)
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop is this test's, too: where it stands still, that is no sign of load."""
-    monkeypatch.setattr(pressure, "MAX_LOOP_LAG_S", 3600.0)
 
 
 def scripted(text: str | None = None, **script: Any) -> dict[str, Any]:

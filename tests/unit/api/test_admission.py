@@ -136,7 +136,9 @@ def test_one_slow_moment_refuses_nobody_and_a_refusal_does_not_flicker() -> None
     assert seen == [(False, 0.1), (True, 0.45), (True, 0.15), (False, 0.05)]
 
 
-def test_either_a_late_loop_or_late_commits_are_pressure() -> None:
+def test_either_a_late_loop_or_late_commits_are_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.pressure.MAX_LOOP_LAG_S", 0.2)
+    monkeypatch.setattr("api.pressure.MAX_COMMIT_WAIT_S", 0.5)
     waits_s = iter((0.0, 1.0, 1.0, 0.0))
     pressure = Pressure(lambda: next(waits_s), Metrics())
     found = []
