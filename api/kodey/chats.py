@@ -97,6 +97,7 @@ async def find_chat(request: Request, principal: Principal) -> Chat:
 async def list_messages(request: Request, chat: Chat) -> list[dict[str, Any]]:
     """What user and agent have said, oldest first."""
     chats = state_of(request).chats
+    messages = await chats.list_messages(chat)
     if chat.untold_seq is not None:  # had ended before, and so is among them
         await chats.note_told(chat, chat.untold_seq)
     return [
@@ -106,7 +107,7 @@ async def list_messages(request: Request, chat: Chat) -> list[dict[str, Any]]:
             "role": row["role"],
             "createdAt": second(row["created_at"]),
         }
-        for row in await chats.list_messages(chat)
+        for row in messages
     ]
 
 

@@ -14,6 +14,7 @@ from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.cancel import CancelService
 from shared.service.given_messages import add_given
+from shared.service.hidden_messages import forget_hidden
 from shared.turn.model import Given, Principal, Turn
 
 MAX_COPIED: Final = 1000
@@ -141,8 +142,10 @@ class Exchanges:
         async def work(transaction: Transaction) -> None:
             if await transaction.fetch_one("lock_thread", *whose) is None:
                 raise TurnNotFound
-            gone = await transaction.fetch_one("hide_exchange", tenant_id, thread, turn.accept_seq)
-            if gone is None:
+            hidden = await transaction.fetch_one(
+                "hide_exchange", tenant_id, thread, turn.accept_seq
+            )
+            if hidden is None:
                 raise TurnNotFound
             asked_with = turn.input_message_id
             if with_thread and not await transaction.fetch_one(
@@ -150,8 +153,7 @@ class Exchanges:
             ):
                 await transaction.fetch_one("delete_thread", *whose)
                 return
-            await transaction.fetch_one("retell_last_message", *whose)
-            await transaction.fetch_one("retell_last_turn", *whose)
+            await forget_hidden(transaction, principal, thread, hidden["ids"])
 
         await self._database.for_tenant(principal).run_in_transaction(work)
 

@@ -234,14 +234,14 @@ class NamedThreads:
 
     async def _find_without_name(self, principal: Principal, thread_id: UUID) -> NamedThread | None:
         try:
-            found = await self._threads.find(principal, thread_id)
+            owner = await self._threads.find_owner(principal, thread_id)
         except ThreadNotFound:
             return None
         # A named thread has its own scope: its id opens no other way to it.
         is_named = await self._database.for_tenant(principal).fetch_one(
             "find_name_of_thread", thread_id, principal.tenant_id
         )
-        return None if is_named else NamedThread(thread_id, found.owner, DEFAULT)
+        return None if is_named else NamedThread(thread_id, owner, DEFAULT)
 
 
 def scope_key(tenant_id: UUID, scope: Scope) -> str:

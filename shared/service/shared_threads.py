@@ -1,7 +1,7 @@
 """Threads as the surfaces beside the primary one use them: shared, with messages of no turn.
 
-Whoever may use a shared thread acts with its owner's rights: `find` says under which principal, and
-every other service takes that one. A thread has one owner for as long as it lives.
+Whoever may use a shared thread acts with its owner's rights: `find_owner` says as whom, and every
+other service takes that principal. A thread has one owner for as long as it lives.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.cancel import CancelService
+from shared.service.hidden_messages import forget_hidden
 from shared.turn.messages import preview
 from shared.turn.model import Principal
 from shared.turn.state import ACTIVE, TurnStatus
@@ -36,18 +37,6 @@ class NewMessage:
     """What the surface keeps of it beside its text."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundThread:
-    """A thread that somebody may use, and whom they act as."""
-
-    id: UUID
-    owner: Principal
-    is_shared: bool
-    project_id: UUID | None
-    made_with: UUID | None
-    end_user: str | None
-
-
 class SharedThreads:
     """Raises the errors of `shared.errors`."""
 
@@ -55,8 +44,8 @@ class SharedThreads:
         self._database = database
         self._cancels = cancels
 
-    async def find(self, principal: Principal, thread_id: UUID) -> FoundThread:
-        """The thread, if it is the principal's own or shared.
+    async def find_owner(self, principal: Principal, thread_id: UUID) -> Principal:
+        """Whom the principal acts as in a thread that is their own or shared.
 
         Raises:
             ThreadNotFound: unknown, deleted, or private to somebody else.
@@ -66,14 +55,7 @@ class SharedThreads:
         )
         if row is None:
             raise ThreadNotFound
-        return FoundThread(
-            thread_id,
-            principal.acting_as(row["user_id"]),
-            row["visibility"] == "shared",
-            row["project_id"],
-            row["made_with"],
-            row["end_user"],
-        )
+        return principal.acting_as(row["user_id"])
 
     async def append(
         self, owner: Principal, thread_id: UUID, message: NewMessage
@@ -124,7 +106,7 @@ class SharedThreads:
         return 0 if row is None else int(row["total"])
 
     async def delete_message(self, owner: Principal, thread_id: UUID, message_id: UUID) -> None:
-        """Makes one message disappear, and the thread tell of the newest that is left.
+        """Makes one message disappear with what is attached to it; the thread tells what is left.
 
         Raises:
             ThreadNotFound: unknown, deleted or not the owner's.
@@ -139,14 +121,14 @@ class SharedThreads:
                 raise MessageNotFound
             await self._require_over(transaction, owner, row["turn_id"])
             await transaction.fetch_one("hide_message", message_id, owner.tenant_id, thread_id)
-            await transaction.fetch_one(
-                "retell_last_message", thread_id, owner.tenant_id, owner.user_id
-            )
+            await forget_hidden(transaction, owner, thread_id, [message_id])
 
         await self._database.for_tenant(owner).run_in_transaction(work)
 
     async def clear(self, owner: Principal, thread_id: UUID) -> None:
         """Cancels what is active, then makes all messages disappear; the thread stays.
+
+        What is attached to the messages goes along, what is attached to the thread does not.
 
         Raises:
             ThreadNotFound: unknown, deleted or not the owner's.
@@ -172,9 +154,7 @@ class SharedThreads:
                 active_turn_id: UUID = active["id"]
                 return active_turn_id
             await transaction.fetch_one("hide_messages", owner.tenant_id, thread_id)
-            await transaction.fetch_one(
-                "retell_last_message", thread_id, owner.tenant_id, owner.user_id
-            )
+            await forget_hidden(transaction, owner, thread_id, None)
             return None
 
         return await self._database.for_tenant(owner).run_in_transaction(work)

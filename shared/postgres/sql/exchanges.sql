@@ -75,8 +75,8 @@ copied as (
 select count(*) as copied from copied having count(*) > 0;
 
 -- name: hide_exchange :one tenant
--- Makes all that a turn said and was asked disappear, with what was attached to it; how much, no row =
--- it is gone already. Its thread is locked. $1 tenant  $2 thread  $3 accept_seq
+-- Makes all that a turn said and was asked disappear: those messages; no row = it is gone already.
+-- Its thread is locked. $1 tenant  $2 thread  $3 accept_seq
 with hidden as (
     update messages m
     set superseded_at = now(), updated_at = now()
@@ -85,37 +85,8 @@ with hidden as (
         and m.superseded_at is null
         and (m.tenant_id = $1) is true
     returning m.id
-),
-detached as (
-    update attachments at
-    set deleted_at = now(), updated_at = now()
-    where at.thread_id = $2
-        and at.deleted_at is null
-        and (at.tenant_id = $1 and at.message_id in (select h.id from hidden h)) is true
-    returning at.id
-),
-counted as (
-    update threads th
-    set attachment_count = th.attachment_count - (select count(*) from detached)
-    where th.id = $2 and (th.tenant_id = $1) is true and exists (select from detached)
 )
-select count(*) as hidden from hidden having count(*) > 0;
-
--- name: retell_last_turn :one tenant
--- Makes a thread tell of the newest turn whose message is still there. $1 thread  $2 tenant  $3 owner
-update threads th
-set last_turn_id = (
-        select t.id
-        from turns t
-        where t.thread_id = $1
-            and (t.tenant_id = $2) is true
-            and (select i.superseded_at is null from messages i where i.id = t.input_message_id)
-        order by t.accept_seq desc
-        limit 1
-    ),
-    updated_at = now()
-where th.id = $1 and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is null) is true
-returning th.id;
+select array_agg(h.id) as ids from hidden h having count(*) > 0;
 
 -- name: find_later_message :one tenant
 -- A message of a thread that did not come before its first question; no row = there is none.

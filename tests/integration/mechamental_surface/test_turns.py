@@ -223,18 +223,54 @@ async def test_clear_cancels_what_is_active(
     assert await mm.listed(place) == []
     thread = (await mm.chat.get(f"/threads/{thread_id}")).json()
     assert (thread["lastMessageAt"], thread["lastMessagePreview"]) == (None, None)
-    assert thread["lastTurnStatus"] == "cancelled"
+    assert (thread["lastTurnId"], thread["lastTurnStatus"]) == (None, None)
 
 
-async def test_artifacts_of_a_turns_message_are_told(mm: Mm) -> None:
-    thread_id = await mm.chat.thread()
+async def submit_file(mm: Mm, thread_id: str) -> str:
+    """A turn whose message has a file; its id."""
     image = "data:text/plain;base64,aGVsbG8="
     part = {"type": "file", "mediaType": "text/plain", "url": image, "filename": "a.txt"}
     message = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "see"}, part]}
     answered = await mm.chat.submit(thread_id, message=message)
     assert answered.status_code == 202, answered.text
+    return str(answered.json()["id"])
+
+
+async def test_artifacts_of_a_turns_message_are_told(mm: Mm) -> None:
+    thread_id = await mm.chat.thread()
+    await submit_file(mm, thread_id)
     place = Place(str(mm.tenant_id), "default", "default", "default", thread_id)
     (told,) = (await mm.get(place.path)).json()["messages"]
     (artifact,) = told["artifacts"]
     assert (artifact["filename"], artifact["size_bytes"]) == ("a.txt", 5)
     assert artifact["artifact_id"]
+
+
+@pytest.mark.parametrize("way", ["delete", "clear"])
+async def test_what_is_removed_takes_its_attachments_along(mm: Mm, way: str, admin: Any) -> None:
+    """And the thread tells of the newest turn that is left."""
+    thread_id = await mm.chat.thread()
+    artifacts = "http://test/api/v1/artifacts"
+    kept = (await mm.chat.post(artifacts, json={"kind": "text", "content": "k"})).json()
+    await mm.chat.post(f"/threads/{thread_id}/attachments?artifact_id={kept['id']}", json={})
+    first, second = [await submit_file(mm, thread_id) for _ in range(2)]
+    await mm.chat.post(f"/turns/{second}/cancel")
+    place = Place(str(mm.tenant_id), "default", "default", "default", thread_id)
+    newest = (await mm.get(f"{place.path}?ascending=false")).json()["messages"][0]
+
+    async def left() -> tuple[Any, ...]:
+        thread = (await mm.chat.get(f"/threads/{thread_id}")).json()
+        listed = (await mm.chat.get(f"/threads/{thread_id}/attachments")).json()
+        counted = await admin.fetchval("select attachment_count from threads")
+        return thread["lastTurnId"], len(listed), counted
+
+    assert await left() == (second, 3, 3)
+    if way == "delete":
+        path = f"{place.path}/{newest['message_id']}"
+        removed = await mm.delete(path, params={"timestamp": newest["created_at"]})
+        remaining: tuple[Any, ...] = (first, 2, 2)
+    else:
+        removed = await mm.delete(place.path)
+        remaining = (None, 1, 1)
+    assert removed.status_code == 200, removed.text
+    assert await left() == remaining

@@ -482,6 +482,7 @@ ASKS: dict[str, Arguments] = {
     "get_message": lambda who, its: (its.message, who.tenant_id, its.thread),
     "hide_message": lambda who, its: (its.message, who.tenant_id, its.thread),
     "hide_messages": lambda who, its: (who.tenant_id, its.thread),
+    "detach_from_messages": lambda who, its: (who.tenant_id, its.thread, None),
     "count_messages": lambda who, its: (who.tenant_id, its.thread),
     "retell_last_message": lambda who, its: (its.thread, who.tenant_id, who.user_id),
 }  # fmt: skip

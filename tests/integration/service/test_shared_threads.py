@@ -40,24 +40,23 @@ async def test_a_colleague_acts_as_the_owner_of_what_is_shared(
     api: Api, shared_threads: SharedThreads, principal: Principal, colleague: Principal, admin: Any
 ) -> None:
     thread_id = await make_thread(api, principal, admin, is_shared=True)
-    found = await shared_threads.find(colleague, thread_id)
-    assert (found.owner.user_id, found.owner.acts_for) == (principal.user_id, colleague.user_id)
-    assert found.owner.counted_as == colleague.counted_as
-    assert found.is_shared
-    assert (await shared_threads.find(principal, thread_id)).owner == principal
-    row = await shared_threads.append(found.owner, thread_id, NewMessage("user", "Hello"))
+    owner = await shared_threads.find_owner(colleague, thread_id)
+    assert (owner.user_id, owner.acts_for) == (principal.user_id, colleague.user_id)
+    assert owner.counted_as == colleague.counted_as
+    assert await shared_threads.find_owner(principal, thread_id) == principal
+    row = await shared_threads.append(owner, thread_id, NewMessage("user", "Hello"))
     assert row["created_by"] == colleague.user_id
     with pytest.raises(ThreadNotFound):
-        await shared_threads.find(replace(colleague, tenant_id=new_id()), thread_id)
+        await shared_threads.find_owner(replace(colleague, tenant_id=new_id()), thread_id)
 
 
 async def test_a_private_thread_is_found_by_its_owner_alone(
     api: Api, shared_threads: SharedThreads, principal: Principal, colleague: Principal, admin: Any
 ) -> None:
     thread_id = await make_thread(api, principal, admin, is_shared=False)
-    assert not (await shared_threads.find(principal, thread_id)).is_shared
+    assert await shared_threads.find_owner(principal, thread_id) == principal
     with pytest.raises(ThreadNotFound):
-        await shared_threads.find(colleague, thread_id)
+        await shared_threads.find_owner(colleague, thread_id)
     with pytest.raises(ThreadNotFound):
         await shared_threads.append(colleague, thread_id, NewMessage("user", "x"))
 
