@@ -24,7 +24,7 @@ PLACES = {
     "migrate.py": "shared/postgres/migrate.py",
     "seed.py": "shared/service/seed.py",
 }
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 ORDINARY_USER_ID = 65534
 
 
