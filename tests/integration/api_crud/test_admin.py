@@ -14,7 +14,8 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from deploy.admin import AdminSettings, CommandError, parse_arguments, run
+from deploy.admin.__main__ import parse_arguments, run
+from deploy.admin.settings import AdminSettings, CommandError
 from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
 from shared.service.accounts import PREFIX_OF
