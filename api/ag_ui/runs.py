@@ -21,8 +21,8 @@ from api.sse import EventStreamResponse
 from api.state import state_of
 from api.streams.ag_ui import AgUiEncoder
 from shared.errors import ConcurrencyConflict, InvalidRequest, ThreadNotFound
-from shared.service.exchanges import thread_id_of
 from shared.service.new_turn import choose_model, compose_turn
+from shared.service.threads import thread_id_of_name
 from shared.turn.events import START, Cursor
 from shared.turn.model import Accepted, NewTurn, Principal
 from shared.turn.state import TurnStatus
@@ -47,8 +47,8 @@ async def _run(request: Request, principal: Principal, body: RunAgentInput) -> A
     state = state_of(request)
     text, props = body.user_text(), body.props()
     model_id = choose_model(state.settings, props.model_id, props.settings)
-    known = await state.exchanges.find_thread_of_name(principal, body.thread_id)
-    thread_id = known or thread_id_of(principal, body.thread_id)
+    known = await state.threads.find_by_name(principal, body.thread_id)
+    thread_id = known or thread_id_of_name(principal, body.thread_id)
     instructions = body.instructions()
     new = compose_turn(
         principal,
@@ -95,7 +95,7 @@ async def _go_on(request: Request, new: NewTurn) -> Accepted:
 async def _resume(request: Request, principal: Principal, body: RunAgentInput) -> Answer:
     state = state_of(request)
     decisions = body.decisions()
-    thread_id = await state.exchanges.find_thread_of_name(principal, body.thread_id)
+    thread_id = await state.threads.find_by_name(principal, body.thread_id)
     if thread_id is None:
         raise ThreadNotFound
     try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import asyncpg
 
@@ -75,6 +75,21 @@ class ThreadService:
                 "get_thread", thread_id, principal.tenant_id, principal.user_id
             )
         )
+
+    async def find_by_name(self, principal: Principal, name: str) -> UUID | None:
+        """The thread of a name that the user, or their client, has chosen.
+
+        The id of one of their threads is its name, too; any other name has a thread of its own,
+        `thread_id_of_name`. None: that was deleted, or no turn has made it yet.
+        """
+        database = self._database.for_tenant(principal)
+        for thread_id in filter(None, (_as_uuid(name), thread_id_of_name(principal, name))):
+            row = await database.fetch_one(
+                "get_thread", thread_id, principal.tenant_id, principal.user_id
+            )
+            if row is not None:
+                return thread_id
+        return None
 
     async def list_threads(
         self, principal: Principal, *, limit: int, cursor: str | None
@@ -276,3 +291,15 @@ class ThreadService:
         if row is None:
             raise ThreadNotFound
         return row
+
+
+def thread_id_of_name(principal: Principal, name: str) -> UUID:
+    """The id of a name's own thread, made or not."""
+    return uuid5(principal.user_id, name)
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
