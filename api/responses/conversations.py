@@ -30,7 +30,7 @@ from api.streams.responses_object import conversation_id, message_id, read_id
 from api.validation import read_query
 from api.wire import json_response
 from shared.errors import InvalidRequest, MessageNotFound, ThreadNotFound
-from shared.service.cursor import encode_cursor
+from shared.service.threads import cursor_of_message
 from shared.turn.model import Principal
 
 PREFIX: Final = "/v1/conversations"
@@ -112,7 +112,7 @@ async def _place_of(
     if item_id is None:
         raise MessageNotFound
     row = await state_of(request).shared_threads.get_message(principal, thread_id, item_id)
-    return encode_cursor([f"{query.order}:{thread_id}", row["seq"]])
+    return cursor_of_message(thread_id, row["seq"], newest_first=query.order == "desc")
 
 
 def _path_id(request: Request) -> UUID:
