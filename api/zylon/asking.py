@@ -22,7 +22,7 @@ from shared.turn.preceding import PRECEDED, with_preceding
 RESEARCH_SLUG: Final = "project-deep-research"
 MAX_ARTIFACTS: Final = 50
 """Of one message: a model is shown no more."""
-_UNREAD: Final = {"NotStarted", "Processing", "Parsing", "Storing"}
+_UNREAD: Final = {"NotStarted", "Processing"}
 
 
 def build_turn(
