@@ -83,7 +83,7 @@ async def require_organization(request: Request, principal: Principal) -> None:
         NotFound: it is not.
     """
     name = request.path_params["org_id"]
-    if not await state_of(request).named_threads.is_organization(principal, name):
+    if not await state_of(request).users.is_organization(principal, name):
         raise NotFound("Organization not found")
 
 
