@@ -11,8 +11,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.kodey.access import SecretKeyRequired
 from api.kodey.headers import surface_headers
-from api.kodey.keys import SecretKeyRequired
 from api.problems import ErrorReport
 from api.wire import json_response
 from shared.errors import RateLimitExceeded, TooManyFailures

@@ -19,9 +19,9 @@ from starlette.responses import Response
 from api.admission import soon_s
 from api.body import read_model
 from api.connection import end_when_lost
+from api.kodey.access import admit
 from api.kodey.chats import CHAT, find_chat, list_messages
 from api.kodey.headers import answer
-from api.kodey.keys import admit
 from api.kodey.schemas import (
     MANNER,
     KodeyAnswer,
