@@ -21,9 +21,9 @@ from api.body import read_model
 from api.connection import end_when_lost
 from api.kodey.access import admit
 from api.kodey.chats import CHAT, find_chat, list_messages
+from api.kodey.dialect import MANNER
 from api.kodey.headers import answer
 from api.kodey.schemas import (
-    MANNER,
     KodeyAnswer,
     KodeyCreateMessage,
     KodeyMessageList,

@@ -16,7 +16,7 @@ from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
 from api.zylon.access import BASE, ORG, admit
-from api.zylon.entry import MANNER
+from api.zylon.dialect import MANNER
 from api.zylon.paging import Page, ZylonPageQuery, by_time, place_in_time
 from api.zylon.projects import PROJECT
 from api.zylon.schemas import ZylonArtifact, ZylonArtifactForm, ZylonArtifactPage, artifact_to_dict

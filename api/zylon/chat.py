@@ -27,8 +27,8 @@ from api.zylon.access import BASE, ORG, admit
 from api.zylon.answers import chat_to_dict
 from api.zylon.asking import build_turn
 from api.zylon.chat_request import ZylonChatRequest, problems_of, warnings_of
-from api.zylon.dialect import describe
-from api.zylon.entry import MANNER, read_model, read_value
+from api.zylon.dialect import MANNER, describe
+from api.zylon.entry import read_model, read_value
 from api.zylon.schemas import DOCUMENTED, ZylonChatAnswer, ZylonValidation
 from shared.errors import InvalidRequest, PostgresUnavailable
 from shared.ids import new_id

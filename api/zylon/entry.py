@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from api.body import parse_json, read_body
-from api.openapi import Manner
 from api.problems import fields_of
 from api.state import state_of
-from api.zylon.dialect import ZylonError
 
 M = TypeVar("M", bound=BaseModel)
-
-MANNER: Final = Manner(
-    problem=ZylonError,
-    problems={},
-    invalid=400,
-    credentials=("bearer",),
-    has_opaque_ids=True,
-    takes_cookies=False,
-)
 
 
 async def read_value(request: Request) -> Any:

@@ -21,7 +21,8 @@ from api.zylon import ids
 from api.zylon.access import BASE, ORG, admit
 from api.zylon.answers import events_of, interaction_to_dict
 from api.zylon.asking import build_turn, details_of, with_surroundings
-from api.zylon.entry import MANNER, read_model
+from api.zylon.dialect import MANNER
+from api.zylon.entry import read_model
 from api.zylon.paging import Page, ZylonPageQuery, by_seq
 from api.zylon.schemas import (
     DOCUMENTED,

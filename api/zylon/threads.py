@@ -16,7 +16,8 @@ from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
 from api.zylon.access import BASE, ORG, admit
-from api.zylon.entry import MANNER, read_model
+from api.zylon.dialect import MANNER
+from api.zylon.entry import read_model
 from api.zylon.paging import Page, by_time, place_in_time
 from api.zylon.projects import PROJECT
 from api.zylon.schemas import (
