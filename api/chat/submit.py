@@ -48,7 +48,7 @@ def build_turn(
     if key is None and key_from_message and is_usable_key(said.client_id):
         key = said.client_id
         scope = f"chat-message:{principal.user_id}:{thread_id}"
-    new = compose_turn(
+    return compose_turn(
         principal,
         thread_id,
         said.text,
@@ -59,9 +59,6 @@ def build_turn(
         names_model=body.model_id is not None,
         settings={**body.settings, "timezone": read_timezone(request), "trigger": body.trigger},
         system_prompt=body.system_prompt,
-    )
-    return replace(
-        new,
         concurrency_key=concurrency_key,
         conflict_policy=policy,
         files=said.files,

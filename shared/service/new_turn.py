@@ -12,7 +12,7 @@ from shared.errors import UnknownModel
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.turn.messages import user_request
-from shared.turn.model import ConflictPolicy, NewTurn, Principal
+from shared.turn.model import ConflictPolicy, NewFile, NewTurn, Principal, Redo
 from shared.turn.script import validate_script
 
 
@@ -43,9 +43,14 @@ def compose_turn(
     names_model: bool,
     settings: dict[str, Any],
     system_prompt: str | None = None,
+    concurrency_key: str | None = None,
+    conflict_policy: ConflictPolicy = ConflictPolicy.ENQUEUE,
+    files: tuple[NewFile, ...] = (),
+    redo: Redo | None = None,
 ) -> NewTurn:
-    """A turn with ids of its own, behind the others of its thread.
+    """A turn with ids of its own.
 
+    `concurrency_key`: whose line it waits in; None: its thread's.
     `key`: the client's idempotency key, of this `scope`; None: the turn's id takes its place.
     `asked`: the canonical request as JSON, all that decides what is answered.
     """
@@ -61,11 +66,13 @@ def compose_turn(
         model_id=model_id,
         settings=settings,
         system_prompt=system_prompt,
-        concurrency_key=f"thread:{thread_id}",
-        conflict_policy=ConflictPolicy.ENQUEUE,
+        concurrency_key=concurrency_key or f"thread:{thread_id}",
+        conflict_policy=conflict_policy,
         idempotency_scope=scope,
         idempotency_key=key or str(turn_id),
         client_chose_key=key is not None,
         fingerprint=hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest(),
+        files=files,
         names_model=names_model,
+        redo=redo,
     )

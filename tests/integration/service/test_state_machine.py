@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from unittest.mock import patch
 from uuid import UUID
@@ -219,7 +219,7 @@ class Lives(RuleBasedStateMachine):
             self.turns[turn_id] = ModelTurn(turn_id, key, len(self.turns))
 
     def _new_turn(self, key: str, idempotency_key: str, body: int) -> NewTurn:
-        new = compose_turn(
+        return compose_turn(
             self.principal,
             self.thread,
             "text",
@@ -229,8 +229,8 @@ class Lives(RuleBasedStateMachine):
             model_id="scripted",
             names_model=True,
             settings={},
+            concurrency_key=key,
         )
-        return replace(new, concurrency_key=key)
 
     async def _submit(self, new: NewTurn, *, announced: bool) -> tuple[UUID, bool]:
         if not announced:  # the API process dies behind the commit
