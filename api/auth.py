@@ -72,6 +72,22 @@ async def authenticate(
     return principal
 
 
+async def authenticate_bearer(
+    request: Request,
+    *,
+    is_vital: bool = False,
+    admits: frozenset[CredentialKind] = CHAT_KINDS,
+) -> Principal:
+    """As `authenticate`, by `Authorization: Bearer` alone: no other header counts, and no cookie.
+
+    Raises:
+        NotAuthenticated: there is none, or a wrong one; and what else `authenticate` raises.
+    """
+    if "authorization" not in request.headers:
+        raise NotAuthenticated("Not authenticated")
+    return await authenticate(request, is_vital=is_vital, admits=admits)
+
+
 def carrier_of(request: Request) -> Carrier | None:
     """What brings the credential that decides; None: there is none."""
     if "authorization" in request.headers:

@@ -6,13 +6,10 @@ its beginning. A run with `resume` goes on with the turn that was parked.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final
-from uuid import UUID
+from typing import Final
 
-import orjson
 from starlette.requests import Request
 
 from api.ag_ui.schemas import ContextEntry, ResumeEntry, RunAgentInput
@@ -23,13 +20,11 @@ from api.request_headers import check_key, read_timezone
 from api.sse import EventStreamResponse
 from api.state import state_of
 from api.streams.ag_ui import AgUiEncoder
-from shared.errors import ConcurrencyConflict, InvalidRequest, ThreadNotFound, UnknownModel
-from shared.ids import new_id
-from shared.service.exchanges import thread_id_of
+from shared.errors import ConcurrencyConflict, InvalidRequest, ThreadNotFound
+from shared.service.new_turn import choose_model, compose_turn
+from shared.service.threads import thread_id_of_name
 from shared.turn.events import START, Cursor
-from shared.turn.messages import user_request
-from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal
-from shared.turn.script import validate_script
+from shared.turn.model import Accepted, NewTurn, Principal
 from shared.turn.state import TurnStatus
 
 PATH: Final = "/api/v1/agui"
@@ -50,10 +45,27 @@ async def run_agent(request: Request) -> Answer:
 
 async def _run(request: Request, principal: Principal, body: RunAgentInput) -> Answer:
     state = state_of(request)
-    text, model_id, settings = body.user_text(), *_choose_model(request, body)
-    known = await state.exchanges.find_thread_of_name(principal, body.thread_id)
-    thread_id = known or thread_id_of(principal, body.thread_id)
-    new = _build(request, principal, thread_id, body, text, model_id, settings)
+    text, props = body.user_text(), body.props()
+    model_id = choose_model(state.settings, props.model_id, props.settings)
+    known = await state.threads.find_by_name(principal, body.thread_id)
+    thread_id = known or thread_id_of_name(principal, body.thread_id)
+    instructions = body.instructions()
+    new = compose_turn(
+        principal,
+        thread_id,
+        text,
+        scope=f"agui:{principal.user_id}:{thread_id}",
+        key=body.run_id,
+        asked=[str(thread_id), text, model_id, props.settings, instructions],
+        model_id=model_id,
+        names_model=props.model_id is not None,
+        settings={
+            **props.settings,
+            "timezone": read_timezone(request),
+            "trigger": "submit-message",
+        },
+        system_prompt=instructions,
+    )
     if known is None:  # the turn makes it: a run that is refused leaves no thread
         accepted = await state.turns.submit(replace(new, makes_thread=True))
     else:
@@ -83,7 +95,7 @@ async def _go_on(request: Request, new: NewTurn) -> Accepted:
 async def _resume(request: Request, principal: Principal, body: RunAgentInput) -> Answer:
     state = state_of(request)
     decisions = body.decisions()
-    thread_id = await state.exchanges.find_thread_of_name(principal, body.thread_id)
+    thread_id = await state.threads.find_by_name(principal, body.thread_id)
     if thread_id is None:
         raise ThreadNotFound
     try:
@@ -101,50 +113,6 @@ async def _resume(request: Request, principal: Principal, body: RunAgentInput) -
         streams.hub.follow(turn, Cursor(attempt, 0)),
         AgUiEncoder(turn, body.thread_id, body.run_id, is_continued=True),
         principal,
-    )
-
-
-def _choose_model(request: Request, body: RunAgentInput) -> tuple[str, dict[str, Any]]:
-    settings, props = state_of(request).settings, body.props()
-    model_id = props.model_id or settings.default_model
-    if not settings.runs_model(model_id):
-        raise UnknownModel(model_id, settings.model_prefixes())
-    asked = {**props.settings}
-    if model_id.startswith("scripted"):
-        validate_script(asked)
-    return model_id, asked
-
-
-def _build(
-    request: Request,
-    principal: Principal,
-    thread_id: UUID,
-    body: RunAgentInput,
-    text: str,
-    model_id: str,
-    settings: dict[str, Any],
-) -> NewTurn:
-    instructions = body.instructions()
-    canonical = [str(thread_id), text, model_id, settings, instructions]
-    fingerprint = orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)
-    return NewTurn(
-        id=new_id(),
-        principal=principal,
-        thread_id=thread_id,
-        input_message_id=new_id(),
-        planned_output_message_id=new_id(),
-        text=text,
-        raw_message=user_request(text),
-        model_id=model_id,
-        settings={**settings, "timezone": read_timezone(request), "trigger": "submit-message"},
-        system_prompt=instructions,
-        concurrency_key=f"thread:{thread_id}",
-        conflict_policy=ConflictPolicy.ENQUEUE,
-        idempotency_scope=f"agui:{principal.user_id}:{thread_id}",
-        idempotency_key=body.run_id,
-        client_chose_key=True,
-        fingerprint=hashlib.sha256(fingerprint).digest(),
-        names_model=body.props().model_id is not None,
     )
 
 

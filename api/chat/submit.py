@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Coroutine
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 
 from api.chat.schemas import SubmitTurn, UserMessage
 from api.request_headers import check_key, is_usable_key, read_key_header, read_timezone
 from api.state import state_of
-from shared.errors import InvalidRequest, UnknownModel, UnsupportedConflictPolicy
-from shared.ids import new_id
-from shared.settings import Settings
-from shared.turn.messages import user_request
+from shared.errors import InvalidRequest, UnsupportedConflictPolicy
+from shared.service.new_turn import choose_model, compose_turn
 from shared.turn.model import (
     SUPPORTED_CONFLICT_POLICIES,
     Accepted,
@@ -26,7 +22,6 @@ from shared.turn.model import (
     Principal,
     Redo,
 )
-from shared.turn.script import validate_script
 
 
 def build_turn(
@@ -42,42 +37,31 @@ def build_turn(
     Raises:
         InvalidRequest: something about the request is wrong.
     """
-    settings = state_of(request).settings
     redo = Redo(body.message_id) if body.trigger == "regenerate-message" else None
     # What a regenerating turn answers is in the thread, and the message's id names another turn.
     said = body.user_message() if redo is None else UserMessage("")
-    model_id = _choose_model(body, settings)
+    model_id = choose_model(state_of(request).settings, body.model_id, body.settings)
     policy = _choose_policy(body)
     concurrency_key = _choose_concurrency_key(body, f"thread:{thread_id}")
-    asked = {**body.settings}
-    if model_id.startswith("scripted"):
-        validate_script(asked)
-    fingerprint = _fingerprint(thread_id, said, body, concurrency_key)
     key = read_idempotency_key(request, body)
     scope = f"chat:{principal.user_id}"
     if key is None and key_from_message and is_usable_key(said.client_id):
         key = said.client_id
         scope = f"chat-message:{principal.user_id}:{thread_id}"
-    turn_id = new_id()
-    return NewTurn(
-        id=turn_id,
-        principal=principal,
-        thread_id=thread_id,
-        input_message_id=new_id(),
-        planned_output_message_id=new_id(),
-        text=said.text,
-        raw_message=user_request(said.text),
+    return compose_turn(
+        principal,
+        thread_id,
+        said.text,
+        scope=scope,
+        key=key,
+        asked=_canonical(thread_id, said, body, concurrency_key),
         model_id=model_id,
-        settings={**asked, "timezone": read_timezone(request), "trigger": body.trigger},
+        names_model=body.model_id is not None,
+        settings={**body.settings, "timezone": read_timezone(request), "trigger": body.trigger},
         system_prompt=body.system_prompt,
         concurrency_key=concurrency_key,
         conflict_policy=policy,
-        idempotency_scope=scope,
-        idempotency_key=key or str(turn_id),
-        client_chose_key=key is not None,
-        fingerprint=fingerprint,
         files=said.files,
-        names_model=body.model_id is not None,
         redo=redo,
     )
 
@@ -133,13 +117,6 @@ def read_idempotency_key(request: Request, body: SubmitTurn) -> str | None:
     return sent
 
 
-def _choose_model(body: SubmitTurn, settings: Settings) -> str:
-    model_id = body.model_id or settings.default_model
-    if not settings.runs_model(model_id):
-        raise UnknownModel(model_id, settings.model_prefixes())
-    return model_id
-
-
 def _choose_concurrency_key(body: SubmitTurn, own: str) -> str:
     """`thread:` is ours: under it nobody waits behind, or learns of, another user's thread."""
     key = body.concurrency_key or own
@@ -156,9 +133,9 @@ def _choose_policy(body: SubmitTurn) -> ConflictPolicy:
     return policy
 
 
-def _fingerprint(
+def _canonical(
     thread_id: Any, said: UserMessage, body: SubmitTurn, concurrency_key: str
-) -> bytes:
+) -> dict[str, Any]:
     canonical: dict[str, Any] = {
         "thread": str(thread_id),
         "text": said.text,
@@ -172,4 +149,4 @@ def _fingerprint(
         canonical["files"] = [[file.sha256.hex(), file.name] for file in said.files]
     if body.trigger == "regenerate-message":
         canonical["redo"] = body.message_id or "newest"
-    return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()
+    return canonical

@@ -35,7 +35,7 @@ from api.validation import path_uuid, read_query
 from api.wire import rendered_response
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
-from shared.service.cursor import decode_seq, encode_cursor
+from shared.service.cursor import decode_seq, encode_seq
 from shared.turn.approval import Decision
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
@@ -225,7 +225,7 @@ async def _list(request: Request, principal: Principal, thread_id: UUID | None) 
         limit=query.limit + 1,
     )
     page = turns[: query.limit]
-    more = encode_cursor([listing, page[-1].accept_seq]) if len(turns) > query.limit else None
+    more = encode_seq(page[-1].accept_seq, listing) if len(turns) > query.limit else None
     items = b",".join(turn_to_json(turn) for turn in page)
     cursor = b"null" if more is None else b'"' + more.encode() + b'"'
     return rendered_response(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.body import read_model
+from api.kodey.access import admit_secret
+from api.kodey.dialect import MANNER
 from api.kodey.headers import answer
-from api.kodey.keys import admit_secret
 from api.kodey.schemas import (
-    MANNER,
     KodeyAgent,
     KodeyAgentList,
     KodeyCreateAgent,

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.body import read_model
+from api.kodey.access import admit, admit_to_all_chats
+from api.kodey.dialect import MANNER
 from api.kodey.headers import answer
-from api.kodey.keys import admit, admit_to_all_chats
 from api.kodey.schemas import (
-    MANNER,
     KodeyChat,
     KodeyChatList,
     KodeyChatQuery,

@@ -11,8 +11,10 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.kodey.access import SecretKeyRequired
 from api.kodey.headers import surface_headers
-from api.kodey.keys import SecretKeyRequired
+from api.kodey.schemas import KodeyError, KodeyForbidden, KodeyTooManyRequests, KodeyUnauthorized
+from api.openapi import Manner
 from api.problems import ErrorReport
 from api.wire import json_response
 from shared.errors import RateLimitExceeded, TooManyFailures
@@ -31,6 +33,14 @@ NEEDS_SECRET_KEY: Final = {
     " secret API key (sk_live_*) for full API access.",
 }
 """As documented. Where publishable keys are not strict they may list and delete, too."""
+MANNER: Final = Manner(
+    problem=KodeyError,
+    problems={401: KodeyUnauthorized, 403: KodeyForbidden, 429: KodeyTooManyRequests},
+    invalid=400,
+    credentials=("apiKey", "bearer"),
+    has_opaque_ids=True,
+    takes_cookies=False,
+)
 _IN_MARKDOWN: Final = ("body", "markdown")
 _PHRASES: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Payload Too Large"}
 """Where RFC 9110 has had several, this surface's."""

@@ -8,11 +8,10 @@ again is that turn, until somebody was told how it ended.
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,11 +19,11 @@ from starlette.responses import Response
 from api.admission import soon_s
 from api.body import read_model
 from api.connection import end_when_lost
+from api.kodey.access import admit
 from api.kodey.chats import CHAT, find_chat, list_messages
+from api.kodey.dialect import MANNER
 from api.kodey.headers import answer
-from api.kodey.keys import admit
 from api.kodey.schemas import (
-    MANNER,
     KodeyAnswer,
     KodeyCreateMessage,
     KodeyMessageList,
@@ -34,10 +33,9 @@ from api.openapi import Header, Operation
 from api.request_headers import read_key_header
 from api.state import state_of
 from shared.errors import PostgresUnavailable, TurnNotFound
-from shared.ids import new_id
 from shared.service.chats import Chat
-from shared.turn.messages import user_request
-from shared.turn.model import ConflictPolicy, CredentialKind, NewTurn, Principal, Turn
+from shared.service.new_turn import compose_turn
+from shared.turn.model import CredentialKind, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
 
 MESSAGES: Final = f"{CHAT}/message"
@@ -92,30 +90,24 @@ async def _submit(request: Request, chat: Chat, text: str, key: str | None) -> t
 
 
 def _new_turn(chat: Chat, text: str, key: str | None, model_id: str) -> NewTurn:
-    asked = hashlib.sha256(orjson.dumps([str(chat.id), text])).digest()
-    # Without a key, the same words said to the chat in the same state are the same message: so two
-    # requests of the same moment are one, like two that follow each other.
-    state = f"{chat.last_turn_id}:{chat.updated_at.isoformat()}:{asked.hex()}"
-    return NewTurn(
-        id=new_id(),
-        principal=chat.owner,
-        thread_id=chat.id,
-        input_message_id=new_id(),
-        planned_output_message_id=new_id(),
-        text=text,
-        raw_message=user_request(text),
+    new = compose_turn(
+        chat.owner,
+        chat.id,
+        text,
+        scope=f"kodey:{chat.id}",
+        key=key,
+        asked=[str(chat.id), text],
         model_id=model_id,
+        names_model=False,
         # Whoever talks, perhaps by a key that is in every browser, is not the key's owner.
         settings={"trigger": "submit-message", "isAnonymous": True},
-        system_prompt=None,
-        concurrency_key=f"thread:{chat.id}",
-        conflict_policy=ConflictPolicy.ENQUEUE,
-        idempotency_scope=f"{'kodey' if key else 'kodey-state'}:{chat.id}",
-        idempotency_key=key or state,
-        client_chose_key=key is not None,
-        fingerprint=asked,
-        names_model=False,
     )
+    if key is not None:
+        return new
+    # Without a key, the same words said to the chat in the same state are the same message: so two
+    # requests of the same moment are one, like two that follow each other.
+    state = f"{chat.last_turn_id}:{chat.updated_at.isoformat()}:{new.fingerprint.hex()}"
+    return replace(new, idempotency_scope=f"kodey-state:{chat.id}", idempotency_key=state)
 
 
 async def _wait(request: Request, chat: Chat, turn: Turn) -> Turn:

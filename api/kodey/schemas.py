@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from api.limits import MAX_TEXT_CHARS
-from api.openapi import Manner
 from api.wire import Model, SmallObject
 from shared.agents.spec import MAX_INSTRUCTIONS_CHARS
 
@@ -183,13 +182,3 @@ class KodeyForbidden(KodeyError):
 
 class KodeyTooManyRequests(KodeyError):
     retryAfter: int  # noqa: N815 - as it is on the wire
-
-
-MANNER: Final = Manner(
-    problem=KodeyError,
-    problems={401: KodeyUnauthorized, 403: KodeyForbidden, 429: KodeyTooManyRequests},
-    invalid=400,
-    credentials=("apiKey", "bearer"),
-    has_opaque_ids=True,
-    takes_cookies=False,
-)

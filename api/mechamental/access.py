@@ -7,11 +7,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from api.auth import authenticate
+from api.auth import authenticate_bearer
 from api.mechamental.schemas import ThreadPath
 from api.problems import InvalidFields, fields_of
 from api.state import state_of
-from shared.errors import NotAuthenticated, NotFound, OutOfReach
+from shared.errors import NotFound, OutOfReach
 from shared.service.named_threads import NamedThread, Scope
 from shared.turn.model import CredentialKind, Principal
 
@@ -19,19 +19,17 @@ READ_MESSAGES: Final = "messages:read"
 WRITE_MESSAGES: Final = "messages:write"
 READ_THREADS: Final = "threads:read"
 WRITE_THREADS: Final = "threads:write"
-_ADMITS: Final = frozenset({CredentialKind.MECHAMENTAL})
+_KINDS: Final = frozenset({CredentialKind.MECHAMENTAL})
 
 
 async def admit(request: Request, permission: str) -> Principal:
-    """Who asks, if their token may do this there. Tokens come as `Authorization: Bearer` only.
+    """Who asks, if their token may do this there.
 
     Raises:
-        NotAuthenticated: no token, or a wrong one; and the other errors of `authenticate`.
+        NotAuthenticated: no token, or a wrong one; and the other errors of `authenticate_bearer`.
         OutOfReach: the token is restricted to other actions, workspaces or namespaces.
     """
-    if "authorization" not in request.headers:
-        raise NotAuthenticated("Not authenticated")
-    principal = await authenticate(request, admits=_ADMITS)
+    principal = await authenticate_bearer(request, admits=_KINDS)
     reach, asked = principal.reach, request.path_params
     for allowed, wanted, lacking in (
         (reach.permissions, permission, permission),
@@ -83,7 +81,7 @@ async def require_organization(request: Request, principal: Principal) -> None:
         NotFound: it is not.
     """
     name = request.path_params["org_id"]
-    if not await state_of(request).named_threads.is_organization(principal, name):
+    if not await state_of(request).users.is_organization(principal, name):
         raise NotFound("Organization not found")
 
 

@@ -13,6 +13,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.mechamental.schemas import MechaMentalInvalid, MechaMentalProblem
+from api.openapi import Manner
 from api.problems import ErrorReport
 from api.wire import json_response
 from shared import errors
@@ -40,6 +42,13 @@ _MESSAGE_OF: Final = {
     500: "An unexpected error occurred",
 }
 """Where the vendor has words of its own."""
+MANNER: Final = Manner(
+    problem=MechaMentalProblem,
+    problems={422: MechaMentalInvalid},
+    credentials=("bearer",),
+    has_opaque_ids=True,
+    takes_cookies=False,
+)
 
 
 def tell(request: Request, report: ErrorReport) -> Response:

@@ -21,20 +21,19 @@ from api.mechamental.access import (
     require_same,
 )
 from api.mechamental.context import build_context, default_budget
+from api.mechamental.dialect import MANNER
 from api.mechamental.said import Address, as_new_message, message_to_dict
 from api.mechamental.schemas import (
     ConversationContext,
     CreateThreadMessage,
     DeleteMessageQuery,
-    MechaMentalInvalid,
-    MechaMentalProblem,
     Null,
     ReadContext,
     ThreadMessage,
     ThreadMessageList,
     ThreadMessageListQuery,
 )
-from api.openapi import Manner, Operation
+from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
@@ -48,13 +47,6 @@ NAMESPACE_WITHOUT_APP: Final = (
     "/v1/orgs/{org_id}/workspaces/{workspace_id}/namespaces/{namespace_id}"
 )
 _MESSAGES: Final = "/threads/{thread_id}/messages"
-MANNER: Final = Manner(
-    problem=MechaMentalProblem,
-    problems={422: MechaMentalInvalid},
-    credentials=("bearer",),
-    has_opaque_ids=True,
-    takes_cookies=False,
-)
 NO_NAMES: Final[frozenset[str]] = frozenset()
 
 

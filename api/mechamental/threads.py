@@ -17,12 +17,8 @@ from api.mechamental.access import (
     require_organization,
     require_same,
 )
-from api.mechamental.messages import (
-    MANNER,
-    NAMESPACE,
-    NAMESPACE_WITHOUT_APP,
-    NO_NAMES,
-)
+from api.mechamental.dialect import MANNER
+from api.mechamental.messages import NAMESPACE, NAMESPACE_WITHOUT_APP, NO_NAMES
 from api.mechamental.said import iso
 from api.mechamental.schemas import (
     CreateNamespaceThread,

@@ -9,10 +9,10 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.auth import authenticate_bearer
 from api.body import read_model
 from api.openapi import Operation
 from api.responses.dialect import MANNER
-from api.responses.responses import known
 from api.responses.schemas import (
     Conversation,
     CreateConversation,
@@ -30,7 +30,7 @@ from api.streams.responses_object import conversation_id, message_id, read_id
 from api.validation import read_query
 from api.wire import json_response
 from shared.errors import InvalidRequest, MessageNotFound, ThreadNotFound
-from shared.service.cursor import encode_cursor
+from shared.service.threads import cursor_of_message
 from shared.turn.model import Principal
 
 PREFIX: Final = "/v1/conversations"
@@ -40,7 +40,7 @@ _ITEMS: Final = ("body", "items")
 
 async def create_conversation(request: Request) -> Response:
     """Makes a conversation, with messages if there are any; no model runs."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     body = await read_model(request, CreateConversation, reserved=frozenset())
     given, decisions = read_given(body.items or [], _ITEMS)
     if decisions:
@@ -53,13 +53,13 @@ async def create_conversation(request: Request) -> Response:
 
 async def get_conversation(request: Request) -> Response:
     """One conversation."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     return _show(await state_of(request).threads.get(principal, _path_id(request)))
 
 
 async def update_conversation(request: Request) -> Response:
     """Replaces the metadata of a conversation."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     thread_id = _path_id(request)
     body = await read_model(request, UpdateConversation, reserved=frozenset())
     row = await state_of(request).threads.update(principal, thread_id, metadata=body.metadata)
@@ -68,7 +68,7 @@ async def update_conversation(request: Request) -> Response:
 
 async def delete_conversation(request: Request) -> Response:
     """Cancels what is active in a conversation, and deletes it with all its responses."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     thread_id = _path_id(request)
     await state_of(request).threads.delete(principal, thread_id)
     return json_response(
@@ -78,7 +78,7 @@ async def delete_conversation(request: Request) -> Response:
 
 async def list_conversation_items(request: Request) -> Response:
     """The messages of a conversation that have a text; of tool calls its responses tell."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     query = read_query(request, ItemsQuery)
     thread_id = _path_id(request)
     state = state_of(request)
@@ -112,7 +112,7 @@ async def _place_of(
     if item_id is None:
         raise MessageNotFound
     row = await state_of(request).shared_threads.get_message(principal, thread_id, item_id)
-    return encode_cursor([f"{query.order}:{thread_id}", row["seq"]])
+    return cursor_of_message(thread_id, row["seq"], newest_first=query.order == "desc")
 
 
 def _path_id(request: Request) -> UUID:

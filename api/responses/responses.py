@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.auth import authenticate
+from api.auth import authenticate_bearer
 from api.body import read_model
 from api.openapi import Answer, Header, Operation
 from api.responses.dialect import MANNER
@@ -32,7 +32,7 @@ from api.streams.responses_object import Asked, message_id, response_id
 from api.validation import read_query
 from api.waiting import wait_for_end
 from api.wire import json_response
-from shared.errors import MessageNotFound, NotAuthenticated
+from shared.errors import MessageNotFound
 from shared.turn.events import Event
 from shared.turn.messages import is_truncated
 from shared.turn.model import Principal, Turn
@@ -44,24 +44,13 @@ PREFIX: Final = "/v1/responses"
 RESPONSE: Final = f"{PREFIX}/{{response_id}}"
 
 
-async def known(request: Request, *, is_vital: bool = False) -> Principal:
-    """Who asks, by `Authorization: Bearer` alone.
-
-    Raises:
-        NotAuthenticated: as `authenticate`, and when only another header or a cookie would tell.
-    """
-    if "authorization" not in request.headers:
-        raise NotAuthenticated("Not authenticated")
-    return await authenticate(request, is_vital=is_vital)
-
-
 async def create_response(request: Request) -> Answer:
     """Accepts a response, and answers with its stream, its end, or in the background at once.
 
     A client that leaves cancels nothing. What has not ended within `sync_wait_s` is shown
     as it is by then.
     """
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     state_of(request).admission.require_calm()
     body = await read_model(request, CreateResponse, reserved=frozenset())
     if body.stream:
@@ -76,7 +65,7 @@ async def create_response(request: Request) -> Answer:
 
 async def retrieve_response(request: Request) -> Answer:
     """A response as it is, or with `stream` its events: those behind `starting_after`."""
-    principal = await known(request, is_vital=True)
+    principal = await authenticate_bearer(request, is_vital=True)
     query = read_query(request, RetrieveQuery)
     if not query.stream:
         return await _show(request, await _find(request, principal))
@@ -87,14 +76,14 @@ async def retrieve_response(request: Request) -> Answer:
 
 async def cancel_response(request: Request) -> Response:
     """Ends a response and shows it; one that has ended is shown as it is."""
-    principal = await known(request, is_vital=True)
+    principal = await authenticate_bearer(request, is_vital=True)
     turn = await _find(request, principal)
     return await _show(request, await state_of(request).cancels.cancel(principal, turn.id))
 
 
 async def delete_response(request: Request) -> Response:
     """Cancels a response that has not ended, and makes what was asked and said disappear."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     turn = await _find(request, principal)
     await state_of(request).exchanges.hide(principal, turn, with_thread=Asked.of(turn).made_thread)
     return json_response({"id": response_id(turn.id), "object": "response", "deleted": True})
@@ -102,7 +91,7 @@ async def delete_response(request: Request) -> Response:
 
 async def list_response_input_items(request: Request) -> Response:
     """The messages that a response answers: those it brought along, and the one of its user."""
-    principal = await known(request)
+    principal = await authenticate_bearer(request)
     query = read_query(request, ItemsQuery)
     turn = await _find(request, principal)
     exchanges = state_of(request).exchanges

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from starlette.requests import Request
 
 from api.request_headers import read_key_header, read_timezone
@@ -23,12 +21,10 @@ from shared.errors import (
     RequestRejected,
     ThreadMovedOn,
     TurnNotFound,
-    UnknownModel,
 )
 from shared.ids import new_id
-from shared.turn.messages import user_request
-from shared.turn.model import ConflictPolicy, NewTurn, Principal, Turn
-from shared.turn.script import validate_script
+from shared.service.new_turn import choose_model, compose_turn
+from shared.turn.model import NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
 
 _PREVIOUS: Final = ("body", "previous_response_id")
@@ -158,43 +154,31 @@ def _build(request: Request, principal: Principal, body: CreateResponse, text: s
     Raises:
         InvalidRequest: model, settings or idempotency key cannot be used.
     """
-    settings = state_of(request).settings
-    model_id = body.model or settings.default_model
-    if not settings.runs_model(model_id):
-        raise UnknownModel(model_id, settings.model_prefixes())
-    asked = {**body.settings, **_sampling(body)}
-    if model_id.startswith("scripted"):
-        validate_script(asked)
+    settings = {**body.settings, **_sampling(body)}
+    model_id = choose_model(state_of(request).settings, body.model, settings)
     of_protocol = Asked(
         background=bool(body.background),
         metadata=body.metadata or {},
         instructions=body.instructions,
         previous_response_id=body.previous_response_id,
     )
-    key, turn_id = read_key_header(request), new_id()
-    return NewTurn(
-        id=turn_id,
-        principal=principal,
-        thread_id=turn_id,
-        input_message_id=new_id(),
-        planned_output_message_id=new_id(),
-        text=text,
-        raw_message=user_request(text),
+    return compose_turn(
+        principal,
+        new_id(),  # it gets its thread later on
+        text,
+        scope=f"responses:{principal.user_id}",
+        key=read_key_header(request),
+        # How the answer is brought decides nothing.
+        asked=body.model_dump(exclude={"stream", "background", "store"}),
         model_id=model_id,
+        names_model=body.model is not None,
         settings={
-            **asked,
+            **settings,
             "timezone": read_timezone(request),
             "trigger": "submit-message",
             ASKED: of_protocol.model_dump(),
         },
         system_prompt=body.instructions,
-        concurrency_key="",
-        conflict_policy=ConflictPolicy.ENQUEUE,
-        idempotency_scope=f"responses:{principal.user_id}",
-        idempotency_key=key or str(turn_id),
-        client_chose_key=key is not None,
-        fingerprint=_fingerprint(body),
-        names_model=body.model is not None,
     )
 
 
@@ -205,9 +189,3 @@ def _sampling(body: CreateResponse) -> dict[str, Any]:
         "maxTokens": body.max_output_tokens,
     }
     return {name: value for name, value in wanted.items() if value is not None}
-
-
-def _fingerprint(body: CreateResponse) -> bytes:
-    """Of all that decides what is answered, not of how the answer is brought."""
-    canonical = body.model_dump(exclude={"stream", "background", "store"})
-    return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()

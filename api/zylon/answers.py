@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, assert_never
 
-import orjson
-
 from api.streams.zylon import error_of, stop_reason, tool_result, usage_of
 from api.zylon.ids import show
 from api.zylon.schemas import instant
@@ -111,8 +109,3 @@ def events_of(said: Sequence[Any]) -> list[Any]:
         else:
             told += retell([row["raw_data"]])
     return told
-
-
-def fingerprint_bytes(value: Any) -> bytes:
-    """A canonical form of a request."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -15,7 +15,8 @@ from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
-from api.zylon.entry import BASE, MANNER, ORG, enter
+from api.zylon.access import BASE, ORG, admit
+from api.zylon.dialect import MANNER
 from api.zylon.paging import Page, ZylonPageQuery, by_time, place_in_time
 from api.zylon.projects import PROJECT
 from api.zylon.schemas import ZylonArtifact, ZylonArtifactForm, ZylonArtifactPage, artifact_to_dict
@@ -31,7 +32,7 @@ MAX_NAME_CHARS: Final = 255
 
 async def zylon_create_artifact(request: Request) -> Response:
     """Uploads a document; its text is read from then on, as `ingest_status` tells."""
-    principal = await enter(request)
+    principal = await admit(request)
     state = state_of(request)
     project_id = ids.read_path(request, "proj")
     project = await state.projects.get(principal, project_id)
@@ -81,7 +82,7 @@ def _read_props(text: str | None) -> dict[str, Any] | None:
 
 async def zylon_list_artifacts(request: Request) -> Response:
     """The artifacts of a project, oldest first."""
-    principal = await enter(request)
+    principal = await admit(request)
     query = read_query(request, ZylonPageQuery)
     project_id = ids.read_path(request, "proj")
     page = Page(query, by_time(f"artifacts:{project_id}"))
@@ -94,7 +95,7 @@ async def zylon_list_artifacts(request: Request) -> Response:
 
 async def zylon_get_artifact(request: Request) -> Response:
     """One artifact of a project, and how far its text was read."""
-    principal = await enter(request)
+    principal = await admit(request)
     artifact_id = ids.read_path(request, "artifact")
     row = await state_of(request).workspace.get_artifact(principal, artifact_id)
     return json_response(artifact_to_dict(row))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -11,21 +10,19 @@ from uuid import UUID
 from starlette.requests import Request
 
 from api.state import state_of
-from api.zylon.answers import fingerprint_bytes
 from api.zylon.chat_request import ZylonChatRequest
 from api.zylon.ids import read, show
 from api.zylon.schemas import ZylonCreateInteraction, ingest_status
 from shared.errors import InvalidRequest
-from shared.ids import new_id
+from shared.service.new_turn import compose_turn
 from shared.service.workspace import Slice, TimeAndId, WorkspaceThread
-from shared.turn.messages import user_request
-from shared.turn.model import ConflictPolicy, NewTurn, Principal
+from shared.turn.model import NewTurn, Principal
 from shared.turn.preceding import PRECEDED, with_preceding
 
 RESEARCH_SLUG: Final = "project-deep-research"
 MAX_ARTIFACTS: Final = 50
 """Of one message: a model is shown no more."""
-_UNREAD: Final = {"NotStarted", "Processing", "Parsing", "Storing"}
+_UNREAD: Final = {"NotStarted", "Processing"}
 
 
 def build_turn(
@@ -42,31 +39,21 @@ def build_turn(
     key.
     """
     preceding = chat.preceding()
-    settings = {**chat.settings(), **({PRECEDED: True} if preceding else {})}
-    text, turn_id = chat.prompt(), new_id()
     details = {"content": chat.blocks(), **(details or {})}
-    raw_message = with_preceding(user_request(text), preceding, **details)
-    # All that decides what is answered, not how the answer is brought.
-    asked = [str(thread_id), details, chat.model_dump(mode="json", exclude={"stream"})]
-    return NewTurn(
-        id=turn_id,
-        principal=owner,
-        thread_id=thread_id,
-        input_message_id=new_id(),
-        planned_output_message_id=new_id(),
-        text=text,
-        raw_message=raw_message,
+    new = compose_turn(
+        owner,
+        thread_id,
+        chat.prompt(),
+        scope=f"zylon:{owner.acts_for or owner.user_id}:{thread_id}",
+        key=key,
+        # How the answer is brought decides nothing.
+        asked=[str(thread_id), details, chat.model_dump(mode="json", exclude={"stream"})],
         model_id=state_of(request).settings.default_model,
-        settings=settings,
-        system_prompt=chat.system_prompt(),
-        concurrency_key=f"thread:{thread_id}",
-        conflict_policy=ConflictPolicy.ENQUEUE,
-        idempotency_scope=f"zylon:{owner.acts_for or owner.user_id}:{thread_id}",
-        idempotency_key=key or str(turn_id),
-        client_chose_key=key is not None,
-        fingerprint=hashlib.sha256(fingerprint_bytes(asked)).digest(),
         names_model=False,
+        settings={**chat.settings(), **({PRECEDED: True} if preceding else {})},
+        system_prompt=chat.system_prompt(),
     )
+    return replace(new, raw_message=with_preceding(new.raw_message, preceding, **details))
 
 
 def details_of(body: ZylonCreateInteraction) -> dict[str, Any]:

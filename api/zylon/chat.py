@@ -23,11 +23,12 @@ from api.state import state_of
 from api.streams.zylon import ZylonEncoder, error_of
 from api.waiting import wait_in_seat
 from api.wire import json_response
+from api.zylon.access import BASE, ORG, admit
 from api.zylon.answers import chat_to_dict
 from api.zylon.asking import build_turn
 from api.zylon.chat_request import ZylonChatRequest, problems_of, warnings_of
-from api.zylon.dialect import describe
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model, read_value
+from api.zylon.dialect import MANNER, describe
+from api.zylon.entry import read_model, read_value
 from api.zylon.schemas import DOCUMENTED, ZylonChatAnswer, ZylonValidation
 from shared.errors import InvalidRequest, PostgresUnavailable
 from shared.ids import new_id
@@ -52,7 +53,7 @@ async def zylon_chat(request: Request) -> Answer:
 
     It runs as any turn does; what was said is deleted when it is over.
     """
-    principal = await enter(request)
+    principal = await admit(request)
     state = state_of(request)
     state.admission.require_calm()
     chat = await read_model(request, ZylonChatRequest)
@@ -146,7 +147,7 @@ class _TransientStream:
 
 async def zylon_validate_chat(request: Request) -> Response:
     """Whether `POST /chat` and an interaction's `pgpt` would take the body. Asks no model."""
-    await enter(request)
+    await admit(request)
     try:
         chat = ZylonChatRequest.model_validate(await read_value(request))
     except InvalidRequest as error:

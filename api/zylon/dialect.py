@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.openapi import Manner
 from api.problems import ErrorReport
 from api.wire import json_response
 from shared.errors import TurnNotFound
@@ -41,6 +42,16 @@ class ZylonError(BaseModel):
 
     type: Literal["error"]
     error: ZylonErrorDetail
+
+
+MANNER: Final = Manner(
+    problem=ZylonError,
+    problems={},
+    invalid=400,
+    credentials=("bearer",),
+    has_opaque_ids=True,
+    takes_cookies=False,
+)
 
 
 def tell(_: Request, report: ErrorReport) -> Response:

@@ -18,9 +18,11 @@ from api.validation import read_query
 from api.waiting import wait_for_end
 from api.wire import json_response
 from api.zylon import ids
+from api.zylon.access import BASE, ORG, admit
 from api.zylon.answers import events_of, interaction_to_dict
 from api.zylon.asking import build_turn, details_of, with_surroundings
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model
+from api.zylon.dialect import MANNER
+from api.zylon.entry import read_model
 from api.zylon.paging import Page, ZylonPageQuery, by_seq
 from api.zylon.schemas import (
     DOCUMENTED,
@@ -49,7 +51,7 @@ async def zylon_create_interaction(request: Request) -> Response:
     Where it takes longer than one request may, the answer says Processing as well. Sent again under
     the same `Idempotency-Key` it is the same interaction.
     """
-    principal = await enter(request)
+    principal = await admit(request)
     state = state_of(request)
     state.admission.require_calm()
     body = await read_model(request, ZylonCreateInteraction)
@@ -86,7 +88,7 @@ def _require_same_thread(request: Request, told: str | None) -> None:
 
 async def zylon_list_interactions(request: Request) -> Response:
     """The interactions of a thread, oldest first."""
-    principal = await enter(request)
+    principal = await admit(request)
     query = read_query(request, ZylonPageQuery)
     thread_id = ids.read_path(request, "thread")
     page = Page(query, by_seq(f"interactions:{thread_id}"))
@@ -129,7 +131,7 @@ async def zylon_cancel_interaction(request: Request) -> Response:
 
 async def zylon_stream_interaction(request: Request) -> Answer:
     """All that an interaction says, from its start, to its end."""
-    principal = await enter(request)
+    principal = await admit(request)
     with state_of(request).admission.stream(principal.counted_as):
         found = await _find_for(request, principal)
         if found.turn.is_terminal:
@@ -152,7 +154,7 @@ def _replay(found: Interaction) -> Response:
 
 async def _find(request: Request, *, is_vital: bool = False) -> tuple[Principal, Interaction]:
     """The owner to act as, and the interaction in the path."""
-    principal = await enter(request, is_vital=is_vital)
+    principal = await admit(request, is_vital=is_vital)
     found = await _find_for(request, principal)
     return principal.acting_as(found.turn.user_id), found
 

@@ -13,7 +13,7 @@ from shared.errors import InvalidRequest
 from shared.service.cursor import (
     decode_seq,
     decode_time_and_id,
-    encode_cursor,
+    encode_seq,
     encode_time_and_id,
 )
 from shared.service.workspace import Slice, TimeAndId
@@ -57,7 +57,7 @@ def by_time(listing: str) -> Places[TimeAndId]:
 def by_seq(listing: str) -> Places[int]:
     """Of a list by a number that rises."""
     return Places(
-        lambda place: encode_cursor([listing, place]), lambda cursor: decode_seq(cursor, listing)
+        lambda place: encode_seq(place, listing), lambda cursor: decode_seq(cursor, listing)
     )
 
 

@@ -13,7 +13,9 @@ from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model
+from api.zylon.access import BASE, ORG, admit
+from api.zylon.dialect import MANNER
+from api.zylon.entry import read_model
 from api.zylon.paging import Page, ZylonPageQuery, by_time, place_in_time
 from api.zylon.schemas import (
     ZylonCreateProject,
@@ -30,7 +32,7 @@ PROJECT: Final = f"{PROJECTS}/{{project_id}}"
 
 async def zylon_create_project(request: Request) -> Response:
     """A new project: Public for all of the organization, Private for the caller alone."""
-    principal = await enter(request)
+    principal = await admit(request)
     body = await read_model(request, ZylonCreateProject)
     row = await state_of(request).projects.create(
         principal,
@@ -45,7 +47,7 @@ async def zylon_create_project(request: Request) -> Response:
 
 async def zylon_list_projects(request: Request) -> Response:
     """The projects that the caller may see, oldest first unless asked otherwise."""
-    principal = await enter(request)
+    principal = await admit(request)
     page = Page(read_query(request, ZylonPageQuery), by_time("projects"))
     rows, total = await state_of(request).workspace.list_projects(principal, page.part)
     return json_response(page.tell(rows, total, project_to_dict, place_in_time))
@@ -53,7 +55,7 @@ async def zylon_list_projects(request: Request) -> Response:
 
 async def zylon_get_project(request: Request) -> Response:
     """One project."""
-    principal = await enter(request)
+    principal = await admit(request)
     project_id = ids.read_path(request, "proj")
     return json_response(
         project_to_dict(await state_of(request).projects.get(principal, project_id))
@@ -62,7 +64,7 @@ async def zylon_get_project(request: Request) -> Response:
 
 async def zylon_get_me(request: Request) -> Response:
     """Who asks, of which organization, and its default project."""
-    principal = await enter(request)
+    principal = await admit(request)
     row = await state_of(request).users.get(principal)
     default = await state_of(request).workspace.default_project(principal)
     return json_response(

@@ -18,6 +18,7 @@ Name = Annotated[str, Field(min_length=1, max_length=255)]
 IngestStatus = Literal[
     "NotApplicable", "NotStarted", "Processing", "Parsing", "Storing", "Done", "Error"
 ]
+"""As documented; reading a file is one step here, so nothing is ever Parsing or Storing."""
 _VISIBILITY: Final[dict[str, Visibility]] = {
     "private": "Private",
     "shared": "Public",

@@ -6,8 +6,8 @@ from typing import Final
 
 from api.surface import Surface
 from api.zylon import artifacts, chat, interactions, projects, threads
+from api.zylon.access import BASE
 from api.zylon.dialect import tell
-from api.zylon.entry import BASE
 
 SURFACE: Final = Surface(
     "zylon",

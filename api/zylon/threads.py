@@ -15,7 +15,9 @@ from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model
+from api.zylon.access import BASE, ORG, admit
+from api.zylon.dialect import MANNER
+from api.zylon.entry import read_model
 from api.zylon.paging import Page, by_time, place_in_time
 from api.zylon.projects import PROJECT
 from api.zylon.schemas import (
@@ -35,7 +37,7 @@ THREAD: Final = f"{BASE}/thread/{{thread_id}}"
 
 async def zylon_create_thread(request: Request) -> Response:
     """A new thread: Public for all who may see the project, Private for the caller alone."""
-    principal = await enter(request)
+    principal = await admit(request)
     body = await read_model(request, ZylonCreateThread)
     project = await state_of(request).projects.get(principal, ids.read_path(request, "proj"))
     row = await state_of(request).workspace.create_thread(
@@ -47,7 +49,7 @@ async def zylon_create_thread(request: Request) -> Response:
 
 async def zylon_list_threads(request: Request) -> Response:
     """The threads of a project that the caller may use. Those that were deleted are in no list."""
-    principal = await enter(request)
+    principal = await admit(request)
     query = read_query(request, ZylonThreadPageQuery)
     project_id = ids.read_path(request, "proj")
     page = Page(query, by_time(f"threads:{project_id}"))
@@ -68,7 +70,7 @@ async def zylon_list_threads(request: Request) -> Response:
 
 async def zylon_get_thread(request: Request) -> Response:
     """One thread."""
-    principal = await enter(request)
+    principal = await admit(request)
     query = read_query(request, ZylonThreadQuery)
     thread = await state_of(request).workspace.find_thread(
         principal, ids.read_path(request, "thread")
@@ -88,7 +90,7 @@ async def _names(
 
 async def zylon_update_thread(request: Request) -> Response:
     """Changes name or visibility; what is absent stays."""
-    principal = await enter(request)
+    principal = await admit(request)
     body = await read_model(request, ZylonUpdateThread)
     workspace = state_of(request).workspace
     thread = await workspace.find_thread(principal, ids.read_path(request, "thread"))
@@ -100,7 +102,7 @@ async def zylon_update_thread(request: Request) -> Response:
 
 async def zylon_delete_thread(request: Request) -> Response:
     """Cancels what is active, then makes the thread disappear with all that is in it."""
-    principal = await enter(request)
+    principal = await admit(request)
     thread = await state_of(request).workspace.find_thread(
         principal, ids.read_path(request, "thread")
     )

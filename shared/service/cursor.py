@@ -42,8 +42,13 @@ def decode_cursor(cursor: str, types: tuple[type, ...]) -> list[Any]:
     return keys
 
 
+def encode_seq(seq: int, listing: str) -> str:
+    """The cursor of a list that is ordered by a sequence number; `listing` says which list."""
+    return encode_cursor([listing, seq])
+
+
 def decode_seq(cursor: str, listing: str) -> int:
-    """The sequence number in a cursor of `encode_cursor([listing, seq])`.
+    """Inverse of `encode_seq`.
 
     Raises:
         InvalidCursor: not a cursor, or made for another list.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import asyncpg
 
@@ -107,24 +107,6 @@ class Exchanges:
         await self._database.for_tenant(principal).run_in_transaction(work)
         return thread_id
 
-    async def find_thread_of_name(self, principal: Principal, name: str) -> UUID | None:
-        """The thread of a name that the user, or their client, has chosen.
-
-        The id of one of their threads is its name, too; any other name has a thread of its own,
-        `thread_id_of`. None: that was deleted, or no turn has made it yet.
-        """
-        thread_id = _as_uuid(name)
-        if thread_id is not None and await self._has_thread(principal, thread_id):
-            return thread_id
-        thread_id = thread_id_of(principal, name)
-        return thread_id if await self._has_thread(principal, thread_id) else None
-
-    async def _has_thread(self, principal: Principal, thread_id: UUID) -> bool:
-        row = await self._database.for_tenant(principal).fetch_one(
-            "get_thread", thread_id, principal.tenant_id, principal.user_id
-        )
-        return row is not None
-
     async def hide(self, principal: Principal, turn: Turn, *, with_thread: bool = False) -> None:
         """Ends a turn, and makes what it was asked and has said disappear, also for later turns.
 
@@ -156,15 +138,3 @@ class Exchanges:
             await forget_hidden(transaction, principal, thread, hidden["ids"])
 
         await self._database.for_tenant(principal).run_in_transaction(work)
-
-
-def thread_id_of(principal: Principal, name: str) -> UUID:
-    """The id of a name's own thread, made or not."""
-    return uuid5(principal.user_id, name)
-
-
-def _as_uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

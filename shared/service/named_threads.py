@@ -70,15 +70,6 @@ class NamedThreads:
         self._database = database
         self._threads = threads
 
-    async def is_organization(self, principal: Principal, name: str) -> bool:
-        """Whether the principal's tenant has this id or short name."""
-        if name.lower() == str(principal.tenant_id):
-            return True
-        row = await self._database.for_tenant(principal).fetch_one(
-            "find_short_name", principal.user_id, principal.tenant_id
-        )
-        return row is not None and row["slug"] == name
-
     async def find(self, principal: Principal, scope: Scope, name: str) -> NamedThread:
         """The thread of a name.
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import asyncpg
 
@@ -19,7 +19,7 @@ from shared.service.changes import UNCHANGED, as_flagged
 from shared.service.cursor import (
     decode_seq,
     decode_time_and_id,
-    encode_cursor,
+    encode_seq,
     encode_time_and_id,
 )
 from shared.turn.model import Principal
@@ -75,6 +75,21 @@ class ThreadService:
                 "get_thread", thread_id, principal.tenant_id, principal.user_id
             )
         )
+
+    async def find_by_name(self, principal: Principal, name: str) -> UUID | None:
+        """The thread of a name that the user, or their client, has chosen.
+
+        The id of one of their threads is its name, too; any other name has a thread of its own,
+        `thread_id_of_name`. None: that was deleted, or no turn has made it yet.
+        """
+        database = self._database.for_tenant(principal)
+        for thread_id in filter(None, (_as_uuid(name), thread_id_of_name(principal, name))):
+            row = await database.fetch_one(
+                "get_thread", thread_id, principal.tenant_id, principal.user_id
+            )
+            if row is not None:
+                return thread_id
+        return None
 
     async def list_threads(
         self, principal: Principal, *, limit: int, cursor: str | None
@@ -259,8 +274,7 @@ class ThreadService:
         Raises:
             ThreadNotFound: unknown, deleted or somebody else's.
         """
-        order = "desc" if newest_first else "asc"
-        listing = f"{order}:{thread_id}"
+        listing = _messages_of(thread_id, newest_first)
         start = _LAST_SEQ if newest_first else 0
         place = decode_seq(cursor, listing) if cursor else start
         await self.get(principal, thread_id)
@@ -269,10 +283,31 @@ class ThreadService:
             query, principal.tenant_id, thread_id, place, limit + 1
         )
         page = rows[:limit]
-        return page, encode_cursor([listing, page[-1]["seq"]]) if len(rows) > limit else None
+        return page, encode_seq(page[-1]["seq"], listing) if len(rows) > limit else None
 
     @staticmethod
     def _found(row: asyncpg.Record | None) -> asyncpg.Record:
         if row is None:
             raise ThreadNotFound
         return row
+
+
+def cursor_of_message(thread_id: UUID, seq: int, *, newest_first: bool) -> str:
+    """The cursor with which `ThreadService.list_messages` goes on behind the message at `seq`."""
+    return encode_seq(seq, _messages_of(thread_id, newest_first))
+
+
+def _messages_of(thread_id: UUID, newest_first: bool) -> str:
+    return f"{'desc' if newest_first else 'asc'}:{thread_id}"
+
+
+def thread_id_of_name(principal: Principal, name: str) -> UUID:
+    """The id of a name's own thread, made or not."""
+    return uuid5(principal.user_id, name)
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

@@ -66,6 +66,17 @@ class UserService:
             raise NotAuthenticated("Not authenticated")
         return row
 
+    async def is_organization(self, principal: Principal, name: str) -> bool:
+        """Whether the user's organization has this id or short name.
+
+        Raises:
+            NotAuthenticated: the user has disappeared meanwhile.
+        """
+        if name.lower() == str(principal.tenant_id):
+            return True
+        slug: str = (await self.get(principal))["organization_slug"]
+        return slug == name
+
     async def update(
         self,
         principal: Principal,

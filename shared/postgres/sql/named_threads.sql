@@ -1,12 +1,5 @@
 -- Threads under names that callers choose, each name in its workspace and namespace.
 
--- name: find_short_name :one tenant
--- The short name of a user's organization. $1 user  $2 tenant
-select n.slug
-from users u
-join tenants n on n.id = u.tenant_id
-where u.id = $1 and (u.tenant_id = $2) is true;
-
 -- name: find_named_thread :one tenant
 -- The thread of a name, if the user may use it: their own, or one that is shared. $1 tenant
 -- $2 workspace  $3 namespace  $4 name  $5 user

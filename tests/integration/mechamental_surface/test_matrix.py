@@ -140,7 +140,7 @@ async def test_500_and_503(
         async def fail(*_: object, error: Exception = error) -> bool:
             raise error
 
-        monkeypatch.setattr(type(app.state.named_threads), "is_organization", fail)
+        monkeypatch.setattr(type(app.state.users), "is_organization", fail)
         answered = await mm.request(
             operation.method, url(operation, mm.tenant_id), json=body(operation)
         )

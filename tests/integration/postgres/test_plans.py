@@ -49,7 +49,6 @@ BY_KEY = {
     "list_chat_messages": {"messages_by_thread"},
     "find_same_question": {"threads_pkey", "turns_pkey", "messages_pkey"},
     "note_told": {"threads_pkey"},
-    "find_short_name": {"users_pkey", "tenants_pkey"},
     "find_named_thread": {"named_threads_pkey", "threads_pkey"},
     "find_name_of_thread": {"named_threads_thread_id_key"},
     "list_named_threads": {"named_threads_by_time", "threads_pkey"},

@@ -425,7 +425,6 @@ ASKS: dict[str, Arguments] = {
     "list_chat_messages": lambda who, its: (who.tenant_id, its.asked, 9, 99),
     "find_same_question": lambda who, its: (its.asked, who.tenant_id, who.user_id, "secret"),
     "note_told": lambda who, its: (its.asked, who.tenant_id, who.user_id, 1),
-    "find_short_name": lambda who, its: (its.owner.user_id, who.tenant_id),
     "find_named_thread": lambda who, its: (who.tenant_id, "w", "n", "secret", who.user_id),
     "find_name_of_thread": lambda who, its: (its.thread, who.tenant_id),
     "list_named_threads": lambda who, its: (

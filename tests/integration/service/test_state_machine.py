@@ -30,7 +30,6 @@ from hypothesis.stateful import (
 )
 
 from shared.errors import ApprovalConflict, IdempotencyKeyReused
-from shared.ids import new_id
 from shared.metrics import Metrics
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisConnection
@@ -46,11 +45,11 @@ from shared.service.backlog import Backlog, Limits
 from shared.service.cancel import CancelService
 from shared.service.ends import TurnEnds
 from shared.service.follow import FollowHub
+from shared.service.new_turn import compose_turn
 from shared.service.turns import TurnService
 from shared.turn.approval import Decision
 from shared.turn.events import START, MessageDelta, Usage, encode_event, is_ended
-from shared.turn.messages import user_request
-from shared.turn.model import ConflictPolicy, NewTurn, Principal, Turn
+from shared.turn.model import NewTurn, Principal, Turn
 from shared.turn.state import TERMINAL, TurnStatus
 from tests.fixtures.servers import scan, with_database
 from tests.fixtures.system import add_principal, add_thread
@@ -220,23 +219,17 @@ class Lives(RuleBasedStateMachine):
             self.turns[turn_id] = ModelTurn(turn_id, key, len(self.turns))
 
     def _new_turn(self, key: str, idempotency_key: str, body: int) -> NewTurn:
-        return NewTurn(
-            id=new_id(),
-            principal=self.principal,
-            thread_id=self.thread,
-            input_message_id=new_id(),
-            planned_output_message_id=new_id(),
-            text="text",
-            raw_message=user_request("text"),
+        return compose_turn(
+            self.principal,
+            self.thread,
+            "text",
+            scope="test",
+            key=idempotency_key,
+            asked=body,
             model_id="scripted",
+            names_model=True,
             settings={},
-            system_prompt=None,
             concurrency_key=key,
-            conflict_policy=ConflictPolicy.ENQUEUE,
-            idempotency_scope="test",
-            idempotency_key=idempotency_key,
-            client_chose_key=True,
-            fingerprint=bytes([body]),
         )
 
     async def _submit(self, new: NewTurn, *, announced: bool) -> tuple[UUID, bool]:

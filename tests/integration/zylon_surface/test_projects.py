@@ -292,6 +292,10 @@ async def test_the_organization_may_be_named(member: Member, admin: Any) -> None
         refused = await member.get("/me", headers={"x-org": wrong})
         assert refused.status_code == 404
         assert refused.json()["error"]["message"] == "Organization not found"
+    # What Postgres gives a tenant that was made without a short name.
+    await admin.execute("update tenants set slug = default where id = $1", member.tenant_id)
+    slug = await admin.fetchval("select slug from tenants where id = $1", member.tenant_id)
+    assert (await member.get("/me", headers={"x-org": slug})).status_code == 200
 
 
 async def test_artifacts_of_a_project(member: Member, worker: RunningWorker) -> None:

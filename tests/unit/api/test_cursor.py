@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidCursor
-from shared.service.cursor import decode_cursor, encode_cursor
+from shared.service.cursor import decode_cursor, decode_seq, encode_cursor, encode_seq
 
 
 @given(st.integers(0, 2**63 - 1), st.text(alphabet=st.characters(codec="ascii"), max_size=36))
@@ -19,6 +19,13 @@ def test_round_trip(number: int, text: str) -> None:
     assert cursor.isascii()
     assert not set("+/=") & set(cursor)
     assert decode_cursor(cursor, (int, str)) == [number, text]
+
+
+def test_a_place_is_one_in_its_own_list_alone() -> None:
+    cursor = encode_seq(7, "asc:a")
+    assert decode_seq(cursor, "asc:a") == 7
+    with pytest.raises(InvalidCursor):
+        decode_seq(cursor, "desc:a")
 
 
 def wrap(value: object) -> str:

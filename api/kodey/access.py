@@ -1,4 +1,4 @@
-"""Keys of the surface: secret ones, and publishable ones, which are in every browser."""
+"""Who asks: with a secret key, or with a publishable one, which is in every browser."""
 
 from __future__ import annotations
 
