@@ -10,7 +10,7 @@ import orjson
 from api.streams.zylon import error_of, stop_reason, tool_result, usage_of
 from api.zylon.ids import show
 from api.zylon.schemas import instant
-from shared.service.workspace import Interaction
+from shared.service.interactions import Interaction
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult
 from shared.turn.messages import is_truncated
 from shared.turn.model import Turn

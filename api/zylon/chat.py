@@ -67,7 +67,7 @@ async def zylon_chat(request: Request) -> Answer:
         turn = await wait_in_seat(request, principal, principal, turn)
     if not turn.is_terminal:
         turn = await _give_up(request, principal, turn)
-    said = await state.workspace.read_said(principal, turn)
+    said = await state.interactions.read_said(principal, turn)
     await _remove(state.transient_threads, new.thread_id)
     if turn.error is not None:
         raise _failure(turn.error)

@@ -47,7 +47,7 @@ async def zylon_list_projects(request: Request) -> Response:
     """The projects that the caller may see, oldest first unless asked otherwise."""
     principal = await enter(request)
     page = Page(read_query(request, ZylonPageQuery), by_time("projects"))
-    rows, total = await state_of(request).workspace.list_projects(principal, page.part)
+    rows, total = await state_of(request).projects.list_projects(principal, page.part)
     return json_response(page.tell(rows, total, project_to_dict, place_in_time))
 
 
@@ -64,7 +64,7 @@ async def zylon_get_me(request: Request) -> Response:
     """Who asks, of which organization, and its default project."""
     principal = await enter(request)
     row = await state_of(request).users.get(principal)
-    default = await state_of(request).workspace.default_project(principal)
+    default = await state_of(request).projects.get_default(principal)
     return json_response(
         {
             "id": ids.show("user", row["id"]),
