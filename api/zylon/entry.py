@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Final
 from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from api.auth import authenticate
-from api.body import parse_json, read_body
 from api.openapi import Header, Manner
-from api.problems import fields_of
 from api.state import state_of
 from api.zylon.dialect import ZylonError
 from shared.errors import NotAuthenticated, NotFound
 from shared.turn.model import CredentialKind, Principal
-
-M = TypeVar("M", bound=BaseModel)
 
 BASE: Final = "/api/v1/app"
 _KINDS: Final = frozenset({CredentialKind.ZYLON})
@@ -56,27 +51,3 @@ async def _is_org(request: Request, principal: Principal, wanted: list[str]) -> 
     except ValueError:
         me = await state_of(request).users.get(principal)
         return me["organization_slug"] is not None and me["organization_slug"] == wanted[0]
-
-
-async def read_value(request: Request) -> Any:
-    """The JSON of the body; an empty one counts as `{}`.
-
-    Raises:
-        InvalidRequest: not JSON.
-        HTTPException: 408, 413 or 415.
-    """
-    data = await read_body(request, state_of(request).settings.max_body_bytes)
-    return parse_json(data) if data.strip(b" \t\r\n") else {}
-
-
-async def read_model(request: Request, model: type[M]) -> M:
-    """The body as `model`; members it does not know are ignored, whatever they are called.
-
-    Raises:
-        InvalidFields: JSON, but not what `model` wants; and what `read_value` raises.
-    """
-    value = await read_value(request)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise fields_of(error, "body") from None

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.body import read_model
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
 from api.request_headers import read_key_header
 from api.sse import EventStreamResponse
@@ -20,7 +21,7 @@ from api.wire import json_response
 from api.zylon import ids
 from api.zylon.answers import events_of, interaction_to_dict
 from api.zylon.asking import build_turn, details_of, with_surroundings
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model
+from api.zylon.entry import BASE, MANNER, ORG, enter
 from api.zylon.paging import Page, ZylonPageQuery, by_seq
 from api.zylon.schemas import (
     DOCUMENTED,
@@ -52,7 +53,7 @@ async def zylon_create_interaction(request: Request) -> Response:
     principal = await enter(request)
     state = state_of(request)
     state.admission.require_calm()
-    body = await read_model(request, ZylonCreateInteraction)
+    body = await read_model(request, ZylonCreateInteraction, reserved=frozenset())
     body.pgpt.require_sound("pgpt")
     _require_same_thread(request, body.thread_id)
     key = read_key_header(request)

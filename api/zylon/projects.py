@@ -8,12 +8,13 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model
+from api.zylon.entry import BASE, MANNER, ORG, enter
 from api.zylon.paging import Page, ZylonPageQuery, by_time, place_in_time
 from api.zylon.schemas import (
     ZylonCreateProject,
@@ -31,7 +32,7 @@ PROJECT: Final = f"{PROJECTS}/{{project_id}}"
 async def zylon_create_project(request: Request) -> Response:
     """A new project: Public for all of the organization, Private for the caller alone."""
     principal = await enter(request)
-    body = await read_model(request, ZylonCreateProject)
+    body = await read_model(request, ZylonCreateProject, reserved=frozenset())
     row = await state_of(request).projects.create(
         principal,
         name=body.name,

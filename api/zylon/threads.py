@@ -10,12 +10,13 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
 from api.zylon import ids
-from api.zylon.entry import BASE, MANNER, ORG, enter, read_model
+from api.zylon.entry import BASE, MANNER, ORG, enter
 from api.zylon.paging import Page, by_time, place_in_time
 from api.zylon.projects import PROJECT
 from api.zylon.schemas import (
@@ -36,7 +37,7 @@ THREAD: Final = f"{BASE}/thread/{{thread_id}}"
 async def zylon_create_thread(request: Request) -> Response:
     """A new thread: Public for all who may see the project, Private for the caller alone."""
     principal = await enter(request)
-    body = await read_model(request, ZylonCreateThread)
+    body = await read_model(request, ZylonCreateThread, reserved=frozenset())
     project = await state_of(request).projects.get(principal, ids.read_path(request, "proj"))
     row = await state_of(request).project_threads.create(
         principal, project["id"], title=body.name, is_shared=body.visibility == "Public"
@@ -89,7 +90,7 @@ async def _names(
 async def zylon_update_thread(request: Request) -> Response:
     """Changes name or visibility; what is absent stays."""
     principal = await enter(request)
-    body = await read_model(request, ZylonUpdateThread)
+    body = await read_model(request, ZylonUpdateThread, reserved=frozenset())
     threads = state_of(request).project_threads
     thread = await threads.find(principal, ids.read_path(request, "thread"))
     is_shared = None if body.visibility is None else body.visibility == "Public"
