@@ -8,8 +8,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.artifacts.multipart import Form, read_form
 from api.body import parse_json
+from api.multipart import Form, read_form
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
