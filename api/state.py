@@ -10,8 +10,8 @@ from starlette.requests import Request
 
 if TYPE_CHECKING:  # most of these ask for the state themselves
     from api.admission import Admission, RateLimit
-    from api.chat.fast_get_turn import FastGetTurn
     from api.failed_credentials import FailedCredentials
+    from api.hot_routes import FastAnswer
     from api.problems import Dialect
     from api.sse import StreamContext
     from shared.files.object_store import ObjectStore
@@ -89,7 +89,7 @@ class ApiState:
     credentials: Credentials = field(init=False)
     sign_in: SignIn = field(init=False)
     users: UserService = field(init=False)
-    fast_get_turn: FastGetTurn = field(init=False)
+    fast_get_turn: FastAnswer = field(init=False)
     admission: Admission = field(init=False)
     streams: StreamContext = field(init=False)
 
