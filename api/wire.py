@@ -1,4 +1,7 @@
-"""Values on the primary surface's wire: camelCase, UUIDs as text, times in UTC with `Z`."""
+"""JSON on the wire: how every surface sends it, and parts that several build their bodies of.
+
+`Model` is for those whose members are in camelCase; ids are texts, times in UTC with `Z`.
+"""
 
 from __future__ import annotations
 
