@@ -52,8 +52,11 @@ from shared.service.credentials import Credentials
 from shared.service.doorbell import Doorbell
 from shared.service.exchanges import Exchanges
 from shared.service.feedback import FeedbackService
+from shared.service.interactions import Interactions
 from shared.service.named_threads import NamedThreads
 from shared.service.passwords import Passwords
+from shared.service.project_artifacts import ProjectArtifacts
+from shared.service.project_threads import ProjectThreads
 from shared.service.projects import ProjectService
 from shared.service.shared_threads import SharedThreads
 from shared.service.sign_in import SignIn
@@ -61,7 +64,6 @@ from shared.service.storage import StorageQuota
 from shared.service.threads import ThreadService
 from shared.service.transient_threads import TransientThreads
 from shared.service.users import UserService
-from shared.service.workspace import Workspace
 from shared.settings import Settings
 from shared.turn.model import CredentialKind
 
@@ -220,8 +222,10 @@ async def _lifespan(app: Application) -> AsyncIterator[None]:
         state.named_threads = NamedThreads(state.database, state.shared_threads)
         state.exchanges = Exchanges(state.database, core.cancels)
         state.projects = ProjectService(state.database)
+        state.project_threads = ProjectThreads(state.database, state.projects)
+        state.project_artifacts = ProjectArtifacts(state.database)
+        state.interactions = Interactions(state.database, state.projects)
         state.chats = ChatService(state.database)
-        state.workspace = Workspace(state.database)
         state.transient_threads = TransientThreads(state.database)
         state.feedback = FeedbackService(state.database)
         catalogue = agent_catalogue(settings)

@@ -47,17 +47,15 @@ _INT_RANGE: Final = range(-(2**63), 2**64)
 
 
 async def read_model(request: Request, model: type[M], *, reserved: frozenset[str] = RESERVED) -> M:
-    """The body as `model`; an empty one counts as `{}`.
+    """The body as `model`.
 
     `reserved` are fields that it may not bring unless the model has them.
 
     Raises:
-        InvalidRequest: not JSON of the kind described above.
-        InvalidFields: JSON, but not what `model` wants, or with a reserved field.
-        HTTPException: 408, 413 or 415.
+        InvalidFields: JSON, but not what `model` wants, or with a reserved field; and what
+            `read_value` raises.
     """
-    data = await read_body(request, state_of(request).settings.max_body_bytes)
-    value = parse_json(data) if data.strip(b" \t\r\n") else {}
+    value = await read_value(request)
     refused = _find_reserved(value, model, reserved)
     try:
         parsed = model.model_validate(value)
@@ -68,6 +66,17 @@ async def read_model(request: Request, model: type[M], *, reserved: frozenset[st
     if refused:
         raise InvalidFields(refused)
     return parsed
+
+
+async def read_value(request: Request) -> Any:
+    """The JSON of the body; an empty one counts as `{}`.
+
+    Raises:
+        InvalidRequest: not JSON of the kind described above.
+        HTTPException: 408, 413 or 415.
+    """
+    data = await read_body(request, state_of(request).settings.max_body_bytes)
+    return parse_json(data) if data.strip(b" \t\r\n") else {}
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -10,8 +10,8 @@ from starlette.requests import Request
 
 if TYPE_CHECKING:  # most of these ask for the state themselves
     from api.admission import Admission, RateLimit
-    from api.chat.fast_get_turn import FastGetTurn
     from api.failed_credentials import FailedCredentials
+    from api.hot_routes import FastAnswer
     from api.problems import Dialect
     from api.sse import StreamContext
     from shared.files.object_store import ObjectStore
@@ -31,7 +31,10 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.service.exchanges import Exchanges
     from shared.service.feedback import FeedbackService
     from shared.service.follow import FollowHub
+    from shared.service.interactions import Interactions
     from shared.service.named_threads import NamedThreads
+    from shared.service.project_artifacts import ProjectArtifacts
+    from shared.service.project_threads import ProjectThreads
     from shared.service.projects import ProjectService
     from shared.service.shared_threads import SharedThreads
     from shared.service.sign_in import SignIn
@@ -39,7 +42,6 @@ if TYPE_CHECKING:  # most of these ask for the state themselves
     from shared.service.transient_threads import TransientThreads
     from shared.service.turns import TurnService
     from shared.service.users import UserService
-    from shared.service.workspace import Workspace
     from shared.settings import Settings
     from shared.turn.model import CredentialKind
 
@@ -72,8 +74,10 @@ class ApiState:
     named_threads: NamedThreads = field(init=False)
     exchanges: Exchanges = field(init=False)
     projects: ProjectService = field(init=False)
+    project_threads: ProjectThreads = field(init=False)
+    project_artifacts: ProjectArtifacts = field(init=False)
+    interactions: Interactions = field(init=False)
     chats: ChatService = field(init=False)
-    workspace: Workspace = field(init=False)
     transient_threads: TransientThreads = field(init=False)
     feedback: FeedbackService = field(init=False)
     agent_specs: AgentSpecService = field(init=False)
@@ -85,7 +89,7 @@ class ApiState:
     credentials: Credentials = field(init=False)
     sign_in: SignIn = field(init=False)
     users: UserService = field(init=False)
-    fast_get_turn: FastGetTurn = field(init=False)
+    fast_get_turn: FastAnswer = field(init=False)
     admission: Admission = field(init=False)
     streams: StreamContext = field(init=False)
 

@@ -1,4 +1,7 @@
-"""Values on the primary surface's wire: camelCase, UUIDs as text, times in UTC with `Z`."""
+"""JSON on the wire: how every surface sends it, and parts that several build their bodies of.
+
+`Model` is for those whose members are in camelCase; ids are texts, times in UTC with `Z`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
-from api.limits import MAX_OBJECT_BYTES
+from api.limits import MAX_OBJECT_BYTES, MAX_TITLE_CHARS
 
 
 def _small_object(value: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +25,7 @@ def _small_object(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 
 

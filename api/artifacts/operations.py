@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.artifacts.content import FileResponse, content_headers, entity_tag
-from api.artifacts.multipart import read_form
 from api.artifacts.schemas import (
     Artifact,
     ArtifactList,
@@ -24,12 +23,13 @@ from api.artifacts.schemas import (
 )
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import MAX_TITLE_CHARS, Title
 from api.conditional import matches
+from api.limits import MAX_TITLE_CHARS
+from api.multipart import read_form
 from api.openapi import ANY_TYPE, Answer, Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
-from api.wire import Model, json_response
+from api.wire import Model, Title, json_response
 from shared.errors import InvalidRequest
 from shared.files.spool import Spool
 

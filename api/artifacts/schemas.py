@@ -12,9 +12,8 @@ from uuid import UUID
 import orjson
 from pydantic import ConfigDict, Field
 
-from api.chat.schemas import Title
 from api.validation import QueryInt
-from api.wire import Model, id_text, instant
+from api.wire import Model, Title, id_text, instant
 from shared.errors import InvalidRequest
 from shared.turn.text import storable_json
 

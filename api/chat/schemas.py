@@ -23,7 +23,7 @@ from api.limits import (
 from api.request_headers import MAX_KEY_CHARS
 from api.validation import QueryInt
 from api.wire import Model as _Model
-from api.wire import SmallObject, to_json
+from api.wire import SmallObject, Title, to_json
 from api.wire import id_text as _id
 from api.wire import instant as _time
 from shared.errors import InvalidRequest
@@ -33,14 +33,11 @@ from shared.turn.model import ConflictPolicy, NewFile
 from shared.turn.model import Turn as StoredTurn
 from shared.turn.state import TurnStatus
 
-MAX_TITLE_CHARS: Final = 255
 MAX_PARTS: Final = 10_000
 MAX_COMMENT_CHARS: Final = 4_000
 MAX_BULK: Final = 100
 _MESSAGES: Final = ("body", "messages")
 
-
-Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 Rating = Literal["positive", "negative"]
 
 

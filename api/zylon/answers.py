@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
 from api.streams.zylon import error_of, stop_reason, tool_result, usage_of
 from api.zylon.ids import show
 from api.zylon.schemas import instant
-from shared.service.workspace import Interaction
+from shared.service.interactions import Interaction
 from shared.turn.events import MessageDelta, ReasoningDelta, ToolCall, ToolResult
 from shared.turn.messages import is_truncated
 from shared.turn.model import Turn
 from shared.turn.preceding import details_of
-from shared.turn.retell import retell
+from shared.turn.retell import ToldEvent, retell
 from shared.turn.state import TurnStatus
 
 _STATES: Final = {TurnStatus.COMPLETED: "Completed", TurnStatus.CANCELLED: "Completed"}
@@ -59,7 +59,7 @@ def _output_of(turn: Turn, said: Sequence[Any]) -> dict[str, Any]:
         "created": int((turn.ended_at or turn.updated_at).timestamp()),
         "model": turn.model_id,
         "stop_reason": stop_reason(turn.status, is_truncated=truncated),
-        "content": list(_blocks(said)),
+        "content": [_block(event) for event in events_of(said)],
         "usage": usage_of(turn.usage),
     }
     if turn.error is not None:
@@ -71,17 +71,7 @@ def _state_of(turn: Turn) -> str:
     return _STATES.get(turn.status, "Error") if turn.is_terminal else "Processing"
 
 
-def _blocks(said: Sequence[Any]) -> Iterable[dict[str, Any]]:
-    for row in said:
-        if row["raw_data"] is None:
-            if row["content"]:
-                yield {"type": "text", "text": row["content"]}
-            continue
-        for event in retell([row["raw_data"]]):
-            yield _block(event)
-
-
-def _block(event: MessageDelta | ReasoningDelta | ToolCall | ToolResult) -> dict[str, Any]:
+def _block(event: ToldEvent) -> dict[str, Any]:
     match event:
         case MessageDelta():
             return {"type": "text", "text": event.text}
@@ -100,9 +90,9 @@ def _block(event: MessageDelta | ReasoningDelta | ToolCall | ToolResult) -> dict
             assert_never(event)
 
 
-def events_of(said: Sequence[Any]) -> list[Any]:
+def events_of(said: Sequence[Any]) -> list[ToldEvent]:
     """What was said in a turn that is over, as events."""
-    told: list[Any] = []
+    told: list[ToldEvent] = []
     for row in said:
         if row["raw_data"] is None:
             told += [MessageDelta(row["content"])] if row["content"] else []

@@ -8,8 +8,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.artifacts.multipart import Form, read_form
 from api.body import parse_json
+from api.multipart import Form, read_form
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
@@ -47,9 +47,9 @@ async def zylon_create_artifact(request: Request) -> Response:
         row = await state.artifacts.create_file(
             principal, spool, name=form.file_name, title=name, project=file
         )
-    await state.workspace.begin_ingestion(principal, row["id"])
+    await state.project_artifacts.begin_ingestion(principal, row["id"])
     state.attachments.ring()
-    made = await state.workspace.get_artifact(principal, row["id"])
+    made = await state.project_artifacts.get(principal, row["id"])
     told = artifact_to_dict(made)
     return json_response(told, HTTPStatus.CREATED, {"location": f"{BASE}/artifact/{told['id']}"})
 
@@ -87,7 +87,7 @@ async def zylon_list_artifacts(request: Request) -> Response:
     project_id = ids.read_path(request, "proj")
     page = Page(query, by_time(f"artifacts:{project_id}"))
     project = await state_of(request).projects.get(principal, project_id)
-    rows, total = await state_of(request).workspace.list_artifacts(
+    rows, total = await state_of(request).project_artifacts.list_artifacts(
         principal, project["id"], page.part
     )
     return json_response(page.tell(rows, total, artifact_to_dict, place_in_time))
@@ -97,7 +97,7 @@ async def zylon_get_artifact(request: Request) -> Response:
     """One artifact of a project, and how far its text was read."""
     principal = await admit(request)
     artifact_id = ids.read_path(request, "artifact")
-    row = await state_of(request).workspace.get_artifact(principal, artifact_id)
+    row = await state_of(request).project_artifacts.get(principal, artifact_id)
     return json_response(artifact_to_dict(row))
 
 

@@ -14,8 +14,9 @@ from api.zylon.chat_request import ZylonChatRequest
 from api.zylon.ids import read, show
 from api.zylon.schemas import ZylonCreateInteraction, ingest_status
 from shared.errors import InvalidRequest
+from shared.service.listing import Slice, TimeAndId
 from shared.service.new_turn import compose_turn
-from shared.service.workspace import Slice, TimeAndId, WorkspaceThread
+from shared.service.project_threads import ProjectThread
 from shared.turn.model import NewTurn, Principal
 from shared.turn.preceding import PRECEDED, with_preceding
 
@@ -74,7 +75,7 @@ def details_of(body: ZylonCreateInteraction) -> dict[str, Any]:
 async def with_surroundings(
     request: Request,
     principal: Principal,
-    thread: WorkspaceThread,
+    thread: ProjectThread,
     body: ZylonCreateInteraction,
     new: NewTurn,
 ) -> NewTurn:
@@ -84,10 +85,9 @@ async def with_surroundings(
         ArtifactNotFound: an artifact is unknown, or not the caller's to see.
         InvalidRequest: one cannot be read, or not yet; or there is no agent for research.
     """
-    workspace = state_of(request).workspace
     agent_spec_id = None
     if body.agent == "ProjectDeepResearch":
-        agent_spec_id = await workspace.find_agent(principal, RESEARCH_SLUG)
+        agent_spec_id = await state_of(request).agent_specs.find_primary(principal, RESEARCH_SLUG)
         if agent_spec_id is None:
             msg = f"The organization has no agent spec with the slug {RESEARCH_SLUG}"
             raise InvalidRequest(("body", "agent"), msg)
@@ -107,7 +107,7 @@ async def _require_read(
 ) -> list[UUID]:
     if not artifact_ids:
         return []
-    rows = await state_of(request).workspace.find_artifacts(principal, artifact_ids)
+    rows = await state_of(request).project_artifacts.find_named(principal, artifact_ids)
     for row in rows:
         status = ingest_status(row)
         if status in _UNREAD or status == "Error":
@@ -118,11 +118,12 @@ async def _require_read(
 
 
 async def _all_of_project(
-    request: Request, principal: Principal, thread: WorkspaceThread
+    request: Request, principal: Principal, thread: ProjectThread
 ) -> list[UUID]:
     """The newest artifacts of the project that can be read; those that failed are left out."""
     newest: Slice[TimeAndId] = Slice(None, is_backwards=True, skipped=0, most=MAX_ARTIFACTS)
-    rows, _ = await state_of(request).workspace.list_artifacts(principal, thread.project_id, newest)
+    artifacts = state_of(request).project_artifacts
+    rows, _ = await artifacts.list_artifacts(principal, thread.project_id, newest)
     unread = [row["id"] for row in rows if ingest_status(row) in _UNREAD]
     if unread:
         msg = f"{show('artifact', unread[0])} of the project is not fully ingested"

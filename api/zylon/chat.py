@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.admission import soon_s
+from api.body import read_model, read_value
 from api.openapi import Answer, Operation
 from api.problems import fields_of
 from api.sse import EventStreamResponse
@@ -28,7 +29,6 @@ from api.zylon.answers import chat_to_dict
 from api.zylon.asking import build_turn
 from api.zylon.chat_request import ZylonChatRequest, problems_of, warnings_of
 from api.zylon.dialect import MANNER, describe
-from api.zylon.entry import read_model, read_value
 from api.zylon.schemas import DOCUMENTED, ZylonChatAnswer, ZylonValidation
 from shared.errors import InvalidRequest, PostgresUnavailable
 from shared.ids import new_id
@@ -56,7 +56,7 @@ async def zylon_chat(request: Request) -> Answer:
     principal = await admit(request)
     state = state_of(request)
     state.admission.require_calm()
-    chat = await read_model(request, ZylonChatRequest)
+    chat = await read_model(request, ZylonChatRequest, reserved=frozenset())
     chat.require_sound()
     new = build_turn(request, principal, new_id(), chat)
     await state.turns.find_replay_or_refusal(new)  # of a new turn: a refusal, if anything
@@ -68,7 +68,7 @@ async def zylon_chat(request: Request) -> Answer:
         turn = await wait_in_seat(request, principal, principal, turn)
     if not turn.is_terminal:
         turn = await _give_up(request, principal, turn)
-    said = await state.workspace.read_said(principal, turn)
+    said = await state.interactions.read_said(principal, turn)
     await _remove(state.transient_threads, new.thread_id)
     if turn.error is not None:
         raise _failure(turn.error)

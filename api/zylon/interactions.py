@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.body import read_model
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
 from api.request_headers import read_key_header
 from api.sse import EventStreamResponse
@@ -22,7 +23,6 @@ from api.zylon.access import BASE, ORG, admit
 from api.zylon.answers import events_of, interaction_to_dict
 from api.zylon.asking import build_turn, details_of, with_surroundings
 from api.zylon.dialect import MANNER
-from api.zylon.entry import read_model
 from api.zylon.paging import Page, ZylonPageQuery, by_seq
 from api.zylon.schemas import (
     DOCUMENTED,
@@ -32,7 +32,7 @@ from api.zylon.schemas import (
 )
 from api.zylon.threads import THREAD
 from shared.errors import InvalidRequest, NotFound
-from shared.service.workspace import Interaction
+from shared.service.interactions import Interaction
 from shared.turn.events import START, EventBatch, encode_event
 from shared.turn.messages import is_truncated
 from shared.turn.model import Principal
@@ -54,11 +54,11 @@ async def zylon_create_interaction(request: Request) -> Response:
     principal = await admit(request)
     state = state_of(request)
     state.admission.require_calm()
-    body = await read_model(request, ZylonCreateInteraction)
+    body = await read_model(request, ZylonCreateInteraction, reserved=frozenset())
     body.pgpt.require_sound("pgpt")
     _require_same_thread(request, body.thread_id)
     key = read_key_header(request)
-    thread = await state.workspace.find_thread(principal, ids.read_path(request, "thread"))
+    thread = await state.project_threads.find(principal, ids.read_path(request, "thread"))
     new = build_turn(request, thread.owner, thread.id, body.pgpt, details_of(body), key)
     # What was asked before is told, whatever has become of its artifacts and its agent.
     accepted = await state.turns.find_replay(new) if new.client_chose_key else None
@@ -68,7 +68,7 @@ async def zylon_create_interaction(request: Request) -> Response:
     turn = accepted.turn
     if not body.pgpt.stream:
         turn = await wait_for_end(request, principal, thread.owner, turn)
-    (told,) = await state.workspace.describe(thread.owner, thread.project_id, [turn])
+    (told,) = await state.interactions.describe(thread.owner, thread.project_id, [turn])
     headers = {"location": f"{BASE}/interaction/{ids.show('inter', turn.id)}"}
     if accepted.replayed:
         headers["idempotency-replayed"] = "true"
@@ -92,8 +92,8 @@ async def zylon_list_interactions(request: Request) -> Response:
     query = read_query(request, ZylonPageQuery)
     thread_id = ids.read_path(request, "thread")
     page = Page(query, by_seq(f"interactions:{thread_id}"))
-    thread = await state_of(request).workspace.find_thread(principal, thread_id)
-    found, total = await state_of(request).workspace.list_interactions(thread, page.part)
+    thread = await state_of(request).project_threads.find(principal, thread_id)
+    found, total = await state_of(request).interactions.list_interactions(thread, page.part)
     return json_response(
         page.tell(found, total, interaction_to_dict, lambda one: one.turn.accept_seq)
     )
@@ -113,7 +113,7 @@ async def zylon_delete_interaction(request: Request) -> Response:
     owner, found = await _find(request)
     state = state_of(request)
     turn = await state.cancels.cancel(owner, found.turn.id)
-    (told,) = await state.workspace.describe(owner, found.project_id, [turn])
+    (told,) = await state.interactions.describe(owner, found.project_id, [turn])
     await state.exchanges.hide(owner, turn)
     return json_response(interaction_to_dict(told))
 
@@ -161,7 +161,7 @@ async def _find(request: Request, *, is_vital: bool = False) -> tuple[Principal,
 
 async def _find_for(request: Request, principal: Principal) -> Interaction:
     interaction_id = ids.read_path(request, "inter")
-    return await state_of(request).workspace.find_interaction(principal, interaction_id)
+    return await state_of(request).interactions.find(principal, interaction_id)
 
 
 OPERATIONS: Final = (

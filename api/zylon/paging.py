@@ -16,7 +16,7 @@ from shared.service.cursor import (
     encode_seq,
     encode_time_and_id,
 )
-from shared.service.workspace import Slice, TimeAndId
+from shared.service.listing import Slice, TimeAndId
 
 P = TypeVar("P")
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
@@ -15,7 +16,6 @@ from api.wire import json_response
 from api.zylon import ids
 from api.zylon.access import BASE, ORG, admit
 from api.zylon.dialect import MANNER
-from api.zylon.entry import read_model
 from api.zylon.paging import Page, ZylonPageQuery, by_time, place_in_time
 from api.zylon.schemas import (
     ZylonCreateProject,
@@ -33,7 +33,7 @@ PROJECT: Final = f"{PROJECTS}/{{project_id}}"
 async def zylon_create_project(request: Request) -> Response:
     """A new project: Public for all of the organization, Private for the caller alone."""
     principal = await admit(request)
-    body = await read_model(request, ZylonCreateProject)
+    body = await read_model(request, ZylonCreateProject, reserved=frozenset())
     row = await state_of(request).projects.create(
         principal,
         name=body.name,
@@ -49,7 +49,7 @@ async def zylon_list_projects(request: Request) -> Response:
     """The projects that the caller may see, oldest first unless asked otherwise."""
     principal = await admit(request)
     page = Page(read_query(request, ZylonPageQuery), by_time("projects"))
-    rows, total = await state_of(request).workspace.list_projects(principal, page.part)
+    rows, total = await state_of(request).projects.list_projects(principal, page.part)
     return json_response(page.tell(rows, total, project_to_dict, place_in_time))
 
 
@@ -66,7 +66,7 @@ async def zylon_get_me(request: Request) -> Response:
     """Who asks, of which organization, and its default project."""
     principal = await admit(request)
     row = await state_of(request).users.get(principal)
-    default = await state_of(request).workspace.default_project(principal)
+    default = await state_of(request).projects.get_default(principal)
     return json_response(
         {
             "id": ids.show("user", row["id"]),

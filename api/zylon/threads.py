@@ -10,6 +10,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.body import read_model
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import read_query
@@ -17,7 +18,6 @@ from api.wire import json_response
 from api.zylon import ids
 from api.zylon.access import BASE, ORG, admit
 from api.zylon.dialect import MANNER
-from api.zylon.entry import read_model
 from api.zylon.paging import Page, by_time, place_in_time
 from api.zylon.projects import PROJECT
 from api.zylon.schemas import (
@@ -38,9 +38,9 @@ THREAD: Final = f"{BASE}/thread/{{thread_id}}"
 async def zylon_create_thread(request: Request) -> Response:
     """A new thread: Public for all who may see the project, Private for the caller alone."""
     principal = await admit(request)
-    body = await read_model(request, ZylonCreateThread)
+    body = await read_model(request, ZylonCreateThread, reserved=frozenset())
     project = await state_of(request).projects.get(principal, ids.read_path(request, "proj"))
-    row = await state_of(request).workspace.create_thread(
+    row = await state_of(request).project_threads.create(
         principal, project["id"], title=body.name, is_shared=body.visibility == "Public"
     )
     told = thread_to_dict(row, project["id"])
@@ -54,7 +54,7 @@ async def zylon_list_threads(request: Request) -> Response:
     project_id = ids.read_path(request, "proj")
     page = Page(query, by_time(f"threads:{project_id}"))
     project = await state_of(request).projects.get(principal, project_id)
-    rows, total = await state_of(request).workspace.list_threads(
+    rows, total = await state_of(request).project_threads.list_threads(
         principal, project["id"], page.part
     )
     if query.state == "Deleted":
@@ -72,7 +72,7 @@ async def zylon_get_thread(request: Request) -> Response:
     """One thread."""
     principal = await admit(request)
     query = read_query(request, ZylonThreadQuery)
-    thread = await state_of(request).workspace.find_thread(
+    thread = await state_of(request).project_threads.find(
         principal, ids.read_path(request, "thread")
     )
     names = await _names(request, principal, [thread.row], query.include)
@@ -85,25 +85,25 @@ async def _names(
     """The names of the threads' owners, where they are asked for."""
     if include is None:
         return None
-    return await state_of(request).workspace.read_names(principal, rows)
+    return await state_of(request).project_threads.read_names(principal, rows)
 
 
 async def zylon_update_thread(request: Request) -> Response:
     """Changes name or visibility; what is absent stays."""
     principal = await admit(request)
-    body = await read_model(request, ZylonUpdateThread)
-    workspace = state_of(request).workspace
-    thread = await workspace.find_thread(principal, ids.read_path(request, "thread"))
+    body = await read_model(request, ZylonUpdateThread, reserved=frozenset())
+    threads = state_of(request).project_threads
+    thread = await threads.find(principal, ids.read_path(request, "thread"))
     is_shared = None if body.visibility is None else body.visibility == "Public"
-    await workspace.update_thread(thread.owner, thread.id, title=body.name, is_shared=is_shared)
-    changed = await workspace.find_thread(thread.owner, thread.id)
+    await threads.update(thread.owner, thread.id, title=body.name, is_shared=is_shared)
+    changed = await threads.find(thread.owner, thread.id)
     return json_response(thread_to_dict(changed.row, changed.project_id))
 
 
 async def zylon_delete_thread(request: Request) -> Response:
     """Cancels what is active, then makes the thread disappear with all that is in it."""
     principal = await admit(request)
-    thread = await state_of(request).workspace.find_thread(
+    thread = await state_of(request).project_threads.find(
         principal, ids.read_path(request, "thread")
     )
     await state_of(request).threads.delete(thread.owner, thread.id)

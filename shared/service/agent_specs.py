@@ -233,6 +233,13 @@ class AgentSpecService:
         row = await self._database.for_tenant(principal).run_in_transaction(read)
         return row["id"], row["mode"]
 
+    async def find_primary(self, principal: Principal, slug: str) -> UUID | None:
+        """The id of the spec of this slug; None: there is none that may be asked."""
+        row = await self._database.for_tenant(principal).fetch_one(
+            "find_agent_by_slug", principal.tenant_id, slug
+        )
+        return None if row is None or row["mode"] != "primary" else row["id"]
+
     async def roll_back(self, principal: Principal, spec_id: UUID) -> asyncpg.Record:
         """Writes the version before the newest once more, as the newest.
 

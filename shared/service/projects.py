@@ -1,8 +1,9 @@
-"""Projects: what threads of a workspace belong to. Every tenant has a default one."""
+"""Projects, which threads and artifacts belong to. Every tenant has a default one."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -11,7 +12,11 @@ from shared.errors import ProjectNotFound
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.listing import Slice, TimeAndId, read_slice, slice_by_time
 from shared.turn.model import Principal
+
+MOST_KEPT: Final = 10_000
+"""Default projects of so many tenants are remembered."""
 
 
 class ProjectService:
@@ -19,6 +24,7 @@ class ProjectService:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._defaults: dict[UUID, UUID] = {}
 
     async def create(
         self,
@@ -56,6 +62,32 @@ class ProjectService:
         if row is None:
             raise ProjectNotFound
         return row
+
+    async def get_default(self, principal: Principal) -> UUID:
+        """The tenant's default project. There is one for good, so it is asked for once."""
+        tenant_id = principal.tenant_id
+        known = self._defaults.get(tenant_id)
+        if known is None:
+            known = await default_project(
+                self._database, tenant_id, principal.acts_for or principal.user_id
+            )
+            if len(self._defaults) >= MOST_KEPT:
+                self._defaults.clear()
+            self._defaults[tenant_id] = known
+        return known
+
+    async def list_projects(
+        self, principal: Principal, part: Slice[TimeAndId]
+    ) -> tuple[list[asyncpg.Record], int]:
+        """A part of the projects that the caller may see, and how many there are in all."""
+        await self.get_default(principal)
+        return await read_slice(
+            self._database,
+            principal,
+            ("list_projects", "count_projects"),
+            (principal.tenant_id, principal.user_id),
+            slice_by_time(part),
+        )
 
 
 async def default_project(database: Database | Transaction, tenant_id: UUID, user_id: UUID) -> UUID:

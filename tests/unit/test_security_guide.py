@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from api import body, connection, failed_credentials, limits
-from api.artifacts import content, multipart
+from api import body, connection, failed_credentials, limits, multipart
+from api.artifacts import content
 from shared.automations.config import MAX_CONFIG_BYTES, MAX_STEPS
 from shared.service import credentials
 from shared.service.automation_runs import MAX_OPEN_RUNS
