@@ -46,7 +46,7 @@ class ProjectThreads:
     ) -> asyncpg.Record:
         """A new thread of the caller's."""
         row = await self._database.for_tenant(principal).fetch_one(
-            "create_workspace_thread",
+            "create_project_thread",
             new_id(),
             principal.tenant_id,
             principal.user_id,
@@ -65,7 +65,7 @@ class ProjectThreads:
             ThreadNotFound: unknown, deleted, private to somebody else, or in a project that is.
         """
         row = await self._database.for_tenant(principal).fetch_one(
-            "find_workspace_thread", thread_id, principal.tenant_id, principal.user_id
+            "find_project_thread", thread_id, principal.tenant_id, principal.user_id
         )
         if row is None:
             raise ThreadNotFound
@@ -91,7 +91,7 @@ class ProjectThreads:
             ThreadNotFound: deleted meanwhile.
         """
         row = await self._database.for_tenant(owner).fetch_one(
-            "update_workspace_thread",
+            "update_project_thread",
             thread_id,
             owner.tenant_id,
             owner.user_id,

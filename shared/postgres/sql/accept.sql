@@ -153,3 +153,51 @@ limit 1;
 select i.fingerprint, i.turn_id
 from idempotency_keys i
 where i.tenant_id = $1 and i.scope = $2 and i.key = $3;
+
+-- name: attach_message_artifacts :many engine
+-- Attaches artifacts to a message that has just been accepted: those that its thread's user may see.
+-- $1 tenant  $2 user  $3 thread  $4 message  $5 attachments  $6 artifacts, one for each
+with held as materialized (
+    select a.id, asked.attachment_id
+    from unnest($5::uuid[], $6::uuid[]) as asked (attachment_id, artifact_id)
+    join artifacts a on a.id = asked.artifact_id
+    where a.id = any($6::uuid[])
+        and (
+            a.tenant_id = $1 and (not a.is_private or a.created_by = $2) and a.deleted_at is null
+        ) is true
+    for share of a
+),
+attached as (
+    insert into attachments (id, tenant_id, thread_id, artifact_id, message_id, created_by)
+    select h.attachment_id, $1, $3, h.id, $4, $2
+    from held h
+    returning id
+),
+counted as (
+    update threads th
+    set attachment_count = th.attachment_count + (select count(*) from held)
+    where th.id = $3 and (th.tenant_id = $1) is true
+)
+select at.id
+from attached at;
+
+-- name: name_author :one engine
+-- Writes down who has said a message that was just accepted, where it is not its thread's user.
+-- $1 message  $2 tenant  $3 who
+update messages m
+set created_by = $3
+where m.id = $1 and (m.tenant_id = $2) is true
+returning m.id;
+
+-- name: give_turn_agent :one engine
+-- Lets another agent spec than its thread's serve a turn that has just been accepted; no row = it is
+-- gone. $1 turn  $2 tenant  $3 agent spec  $4 the model where the spec names none
+update turns t
+set agent_spec_id = s.id,
+    agent_spec_version = s.version,
+    model_id = coalesce(s.model_id, $4)
+from agent_specs s
+where t.id = $1
+    and s.id = $3
+    and (t.tenant_id = $2 and s.tenant_id = $2 and s.deleted_at is null) is true
+returning t.model_id, t.agent_spec_id, t.agent_spec_version;

@@ -28,3 +28,29 @@ where p.id = $1
         and (p.visibility = 'shared' or p.created_by = $3)
         and p.deleted_at is null
     ) is true;
+
+-- name: list_projects :many tenant
+-- A page of the projects that a user may see. $1 tenant  $2 user  $3 behind this time?  $4 and this id?
+-- $5 newest first  $6 skipped  $7 most
+select p.*
+from projects p
+where p.tenant_id = $1 and p.deleted_at is null
+    and (p.visibility = 'shared' or p.created_by = $2) is true
+    and (
+        $3::timestamptz is null
+        or case
+            when $5::boolean then (p.created_at, p.id) < ($3, $4::uuid)
+            else (p.created_at, p.id) > ($3, $4)
+        end
+    )
+order by
+    case when $5 then p.created_at end desc, case when $5 then p.id end desc, p.created_at, p.id
+offset $6
+limit $7;
+
+-- name: count_projects :one tenant
+-- How many projects a user may see. $1 tenant  $2 user
+select count(*) as total
+from projects p
+where p.tenant_id = $1 and p.deleted_at is null
+    and (p.visibility = 'shared' or p.created_by = $2) is true;

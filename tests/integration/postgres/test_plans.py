@@ -194,10 +194,10 @@ BY_KEY = {
     "find_later_message": {"messages_by_thread", "messages_pkey"},
     "list_messages_of_no_turn": {"messages_by_turn"},
     "add_messages": {"threads_pkey"},
-    "find_workspace_thread": {"threads_pkey", "projects_pkey"},
+    "find_project_thread": {"threads_pkey", "projects_pkey"},
     "list_user_names": {"users_pkey"},
-    "create_workspace_thread": {"projects_pkey"},
-    "update_workspace_thread": {"threads_pkey", "projects_pkey"},
+    "create_project_thread": {"projects_pkey"},
+    "update_project_thread": {"threads_pkey", "projects_pkey"},
     "list_project_threads": {
         "threads_by_activity",
         "threads_by_project",

@@ -454,8 +454,8 @@ ASKS: dict[str, Arguments] = {
     "get_project": lambda who, its: (its.project, who.tenant_id, who.user_id),
     "list_projects": lambda who, its: (who.tenant_id, who.user_id, None, None, False, 0, 9),
     "count_projects": lambda who, its: (who.tenant_id, who.user_id),
-    "find_workspace_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
-    "update_workspace_thread": lambda who, its: (
+    "find_project_thread": lambda who, its: (its.thread, who.tenant_id, who.user_id),
+    "update_project_thread": lambda who, its: (
         its.thread, who.tenant_id, who.user_id, "stolen", "shared",
     ),
     "list_project_threads": lambda who, its: (
@@ -493,7 +493,7 @@ READS_NOTHING = {
     "create_thread_for_name": "see below",
     "name_thread": "see below",
     "create_thread_once": "see below",
-    "create_workspace_thread": "see below",
+    "create_project_thread": "see below",
     "create_transient_thread": "see below",
     "create_project": "see below",
     "put_feedback": "see below",
@@ -592,8 +592,8 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
         "lock_turn", "find_turn_of_calls", "list_feedback",
         "find_silent_cancel", "find_feedback_target", "lock_threads", "delete_threads",
         "list_thread_ids", "find_active_turns_of_user",
-        "find_thread_owner", "append_message", "retell_last_message", "find_workspace_thread",
-        "update_workspace_thread", "retell_last_turn", "get_chat", "list_chats",
+        "find_thread_owner", "append_message", "retell_last_message", "find_project_thread",
+        "update_project_thread", "retell_last_turn", "get_chat", "list_chats",
         "list_chats_of_key", "list_chats_of_end_user", "find_same_question", "find_interaction",
         "find_named_thread", "list_named_threads", "list_project_threads", "copy_exchanges",
         "add_messages",
@@ -604,12 +604,12 @@ async def test_a_colleague_does_not_see_the_thread_nor_what_hangs_on_it(
 
 
 SHARED = {
-    "find_thread_owner", "find_workspace_thread", "get_chat", "list_chats", "list_chats_of_key",
+    "find_thread_owner", "find_project_thread", "get_chat", "list_chats", "list_chats_of_key",
     "find_interaction", "find_named_thread", "list_named_threads", "list_project_threads",
 }  # fmt: skip
 """What a colleague reads of a thread that is shared."""
 WRITES = {
-    "update_thread", "delete_thread", "append_message", "update_workspace_thread",
+    "update_thread", "delete_thread", "append_message", "update_project_thread",
     "retell_last_message", "retell_last_turn", "add_messages", "delete_threads",
 }  # fmt: skip
 
@@ -679,7 +679,7 @@ async def test_nobody_makes_a_thread_for_another(
     for owner in (theirs.owner, other_user, unknown_user):
         for name, more in (
             ("create_thread", (None, None, {}, None)),
-            ("create_workspace_thread", ("x", "shared", None)),
+            ("create_project_thread", ("x", "shared", None)),
             ("create_transient_thread", ()),
             ("create_thread_once", ()),
         ):
