@@ -14,6 +14,7 @@ from uuid import UUID
 from shared.errors import ConcurrencyConflict, MessageNotFound, ThreadNotFound
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.accept import require_idle_key
 from shared.turn.messages import preview
 from shared.turn.model import ConflictPolicy, NewTurn
 from shared.turn.preceding import PRECEDED
@@ -51,7 +52,7 @@ async def accept_regenerated(database: Database, new: NewTurn, queue_ttl_s: floa
         if exchange is None:
             raise MessageNotFound
         if new.conflict_policy is ConflictPolicy.REJECT:
-            await _require_idle_key(transaction, new)
+            await require_idle_key(transaction, new)
         await transaction.go_on_as_engine()
         return await transaction.fetch_one(
             "accept_regenerated_turn",
@@ -91,10 +92,3 @@ async def _find_exchange(transaction: Transaction, new: NewTurn) -> Any:
             return None
         message_id = newest["id"]
     return await transaction.fetch_one("find_exchange", tenant_id, new.thread_id, message_id)
-
-
-async def _require_idle_key(transaction: Transaction, new: NewTurn) -> None:
-    tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
-    active = await transaction.fetch_one("find_active_turn_of_key", tenant_id, new.concurrency_key)
-    if active is not None:
-        raise ConcurrencyConflict(str(active["id"]) if active["user_id"] == user_id else None)

@@ -8,37 +8,27 @@ import functools
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from shared.errors import (
-    AgentSpecNotFound,
-    ArtifactNotFound,
-    ConcurrencyConflict,
     IdempotencyKeyReused,
     Overloaded,
     PostgresUnavailable,
     RedisUnavailable,
-    StorageFull,
-    ThreadMovedOn,
     ThreadNotFound,
     TurnNotFound,
 )
-from shared.ids import new_id
 from shared.metrics import Metrics
-from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
 from shared.postgres.rows import accepted_turn, turn_from_row
-from shared.postgres.transaction import Transaction
 from shared.redis.connection import RedisReplyError
 from shared.redis.dispatch import Dispatch, LineChange
+from shared.service.accept import accept_alone, accept_arguments
 from shared.service.backlog import Backlog
 from shared.service.follow import FollowHub
-from shared.service.given_messages import add_given
 from shared.service.regenerate import accept_regenerated
 from shared.service.storage import StorageQuota
-from shared.turn.messages import preview, title
 from shared.turn.model import Accepted, ConflictPolicy, NewTurn, Principal, Turn
 from shared.turn.state import TurnStatus
 
@@ -49,10 +39,6 @@ MAX_REPLAYS_SOUGHT: Final = 4
 others are refused like new ones, and may come again."""
 END_POLL_S: Final = 5.0
 """How often a waiting caller asks Postgres, should Redis not tell."""
-
-
-class _NotAccepted(Exception):
-    """The idempotency key was used meanwhile, or the thread is gone: nothing is to stay."""
 
 
 class TurnService:
@@ -139,11 +125,9 @@ class TurnService:
             if new.redo is not None:
                 row = await accept_regenerated(self._database, new, self._queue_ttl_s)
             elif new.conflict_policy is ConflictPolicy.REJECT or new.follows or new.brings_more:
-                row = await self._accept_alone(new)
+                row = await accept_alone(self._database, self._quota, new, self._queue_ttl_s)
             else:
-                row = await self._accepts.run(*self._accept_arguments(new))
-        except _NotAccepted:
-            row = None
+                row = await self._accepts.run(*accept_arguments(new, self._queue_ttl_s))
         except PostgresUnavailable:
             # The commit may have happened: the idempotency key tells.
             if await self._find_accepted(new) is None:
@@ -160,145 +144,6 @@ class TurnService:
         self._announce(_waiting(turn))
         self._metrics.turns_accepted.labels(replayed="no").inc()
         return Accepted(turn, replayed=False, position=row["position"])
-
-    async def _accept_alone(self, new: NewTurn) -> Any:
-        async def accept(transaction: Transaction) -> Any:
-            tenant_id, user_id = new.principal.tenant_id, new.principal.user_id
-            if new.makes_thread:
-                await transaction.fetch_one("create_thread_once", new.thread_id, tenant_id, user_id)
-            # First: a conflict would tell a stranger that somebody else's thread is busy.
-            if not await transaction.fetch_one("get_thread", new.thread_id, tenant_id, user_id):
-                raise ThreadNotFound
-            await transaction.fetch_one("lock_concurrency_key", tenant_id, new.concurrency_key)
-            known = await transaction.fetch_one(
-                "find_idempotent_turn", tenant_id, new.idempotency_scope, new.idempotency_key
-            )
-            if known is not None:
-                return None
-            if new.follows is not None:
-                await self._require_newest(transaction, new, new.follows)
-            active = new.conflict_policy is ConflictPolicy.REJECT and await transaction.fetch_one(
-                "find_active_turn_of_key", tenant_id, new.concurrency_key
-            )
-            if active:
-                raise ConcurrencyConflict(
-                    str(active["id"]) if active["user_id"] == user_id else None
-                )
-            if new.files or new.artifact_ids:
-                await self._require_room(transaction, new)
-            if new.given:
-                await self._add_given(transaction, new)
-            await transaction.go_on_as_engine()
-            accepted = await transaction.fetch_one(
-                "accept_turns", *columns([as_elements(self._accept_arguments(new))])
-            )
-            if accepted is None:
-                raise _NotAccepted
-            return await self._add_more(transaction, new, accepted)
-
-        return await self._database.for_tenant(new.principal).run_in_transaction(accept)
-
-    @staticmethod
-    async def _require_newest(transaction: Transaction, new: NewTurn, turn_id: UUID) -> None:
-        locked = await transaction.fetch_one(
-            "lock_thread", new.thread_id, new.principal.tenant_id, new.principal.user_id
-        )
-        if locked is None or locked["last_turn_id"] != turn_id:
-            raise ThreadMovedOn
-
-    async def _add_given(self, transaction: Transaction, new: NewTurn) -> None:
-        thread = await self._lock_thread(transaction, new)
-        if thread["last_turn_id"] is not None:
-            raise ThreadMovedOn
-        await add_given(transaction, new.principal, new.thread_id, new.given)
-
-    @staticmethod
-    async def _lock_thread(transaction: Transaction, new: NewTurn) -> asyncpg.Record:
-        locked = await transaction.fetch_one(
-            "lock_thread", new.thread_id, new.principal.tenant_id, new.principal.user_id
-        )
-        if locked is None:
-            raise ThreadNotFound
-        return locked
-
-    async def _add_more(self, transaction: Transaction, new: NewTurn, accepted: Any) -> Any:
-        """What a turn brings besides its own rows; the accepted row with what that changed."""
-        if new.files:
-            await transaction.fetch_many("attach_message_files", *_file_arguments(new))
-        if new.artifact_ids:
-            await self._attach_artifacts(transaction, new)
-        if new.principal.acts_for is not None:
-            await transaction.fetch_one(
-                "name_author",
-                new.input_message_id,
-                new.principal.tenant_id,
-                new.principal.acts_for,
-            )
-        if new.agent_spec_id is None:
-            return accepted
-        return {**accepted, **await self._give_agent(transaction, new, new.agent_spec_id)}
-
-    @staticmethod
-    async def _attach_artifacts(transaction: Transaction, new: NewTurn) -> None:
-        attached = await transaction.fetch_many(
-            "attach_message_artifacts",
-            new.principal.tenant_id,
-            new.principal.user_id,
-            new.thread_id,
-            new.input_message_id,
-            [new_id() for _ in new.artifact_ids],
-            list(new.artifact_ids),
-        )
-        if len(attached) < len(new.artifact_ids):
-            raise ArtifactNotFound
-
-    @staticmethod
-    async def _give_agent(
-        transaction: Transaction, new: NewTurn, agent_spec_id: UUID
-    ) -> asyncpg.Record:
-        row = await transaction.fetch_one(
-            "give_turn_agent", new.id, new.principal.tenant_id, agent_spec_id, new.model_id
-        )
-        if row is None:
-            raise AgentSpecNotFound
-        return row
-
-    async def _require_room(self, transaction: Transaction, new: NewTurn) -> None:
-        # Locked: what others attach meanwhile counts.
-        thread = await self._lock_thread(transaction, new)
-        more = len(new.files) + len(new.artifact_ids)
-        self._quota.require_place(thread["attachment_count"], more)
-        if new.files:
-            size_bytes = sum(len(file.data) for file in new.files)
-            await self._quota.require_room(
-                transaction, new.principal.tenant_id, len(new.files), size_bytes
-            )
-        if any(file.object_key is None for file in new.files):  # there was no room a moment ago
-            raise StorageFull("more than it may store")
-
-    def _accept_arguments(self, new: NewTurn) -> tuple[Any, ...]:
-        return (
-            new.id,
-            new.principal.tenant_id,
-            new.principal.user_id,
-            new.thread_id,
-            new.input_message_id,
-            new.planned_output_message_id,
-            new.text,
-            new.raw_message,
-            new.model_id,
-            new.settings,
-            new.system_prompt,
-            new.concurrency_key,
-            new.idempotency_scope,
-            new.idempotency_key,
-            new.fingerprint,
-            new.client_chose_key,
-            self._queue_ttl_s,
-            preview(new.text),
-            title(new.text),
-            new.names_model,
-        )
 
     async def _find_accepted(self, new: NewTurn) -> Any:
         return await self._database.for_tenant(new.principal).fetch_one(
@@ -437,24 +282,6 @@ class TurnService:
         """Waits for announcements under way."""
         if self._announcements:
             await asyncio.wait(self._announcements, timeout=2)
-
-
-def _file_arguments(new: NewTurn) -> tuple[Any, ...]:
-    files = new.files
-    return (
-        new.principal.tenant_id,
-        new.principal.user_id,
-        new.thread_id,
-        new.input_message_id,
-        [new_id() for _ in files],
-        [new_id() for _ in files],
-        [file.sha256 for file in files],
-        [file.object_key for file in files],
-        [len(file.data) for file in files],
-        [file.reader for file in files],
-        [file.name for file in files],
-        [file.mime_type for file in files],
-    )
 
 
 def _waiting(turn: Turn) -> LineChange:

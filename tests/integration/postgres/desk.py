@@ -10,8 +10,9 @@ from shared.ids import new_id
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
+from shared.service.accept import accept_arguments
 from shared.turn.events import Usage
-from shared.turn.messages import preview, title
+from shared.turn.messages import preview
 from shared.turn.model import NewTurn, Principal
 from shared.turn.state import TurnStatus
 
@@ -75,17 +76,6 @@ class Desk:
         return await self.database.for_tenant(who).fetch_many(
             "list_output_messages", who.tenant_id, new.id
         )
-
-
-def accept_arguments(new: NewTurn, queue_ttl_s: float) -> tuple[Any, ...]:
-    who = new.principal
-    return (
-        new.id, who.tenant_id, who.user_id, new.thread_id, new.input_message_id,
-        new.planned_output_message_id, new.text, new.raw_message, new.model_id, new.settings,
-        new.system_prompt, new.concurrency_key, new.idempotency_scope, new.idempotency_key,
-        new.fingerprint, new.client_chose_key, queue_ttl_s, preview(new.text), title(new.text),
-        new.names_model,
-    )  # fmt: skip
 
 
 def end_arguments(

@@ -12,11 +12,12 @@ import pytest
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.group_commit import GroupCommit
 from shared.postgres.pool import Database
+from shared.service.accept import accept_arguments
 from shared.turn.model import NewTurn, Principal
 from shared.turn.state import TurnStatus
 from tests.fixtures.chance import seeded
 from tests.fixtures.system import MakeTurn, add_principal, add_thread
-from tests.integration.postgres.desk import Desk, accept_arguments, end_arguments
+from tests.integration.postgres.desk import Desk, end_arguments
 
 
 @pytest.fixture

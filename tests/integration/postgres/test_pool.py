@@ -14,11 +14,11 @@ from shared.errors import PostgresBusy, PostgresUnavailable
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
+from shared.service.accept import accept_arguments
 from shared.turn.model import NewTurn, Principal
 from tests.fixtures.proxy import open_link, postgres_dsn_through, postgres_upstream
 from tests.fixtures.system import MakeTurn
 from tests.fixtures.waiting import wait_until
-from tests.integration.postgres.desk import accept_arguments
 
 
 def as_columns(new: NewTurn) -> list[list[Any]]:

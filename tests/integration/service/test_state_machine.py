@@ -40,6 +40,7 @@ from shared.redis.keys import Keys
 from shared.redis.scripts import Word
 from shared.redis.subscriber import Subscriber
 from shared.redis.turn_feed import TurnFeed
+from shared.service.accept import accept_arguments
 from shared.service.approvals import ApprovalService
 from shared.service.backlog import Backlog, Limits
 from shared.service.cancel import CancelService
@@ -234,7 +235,7 @@ class Lives(RuleBasedStateMachine):
 
     async def _submit(self, new: NewTurn, *, announced: bool) -> tuple[UUID, bool]:
         if not announced:  # the API process dies behind the commit
-            row = await self.service._accepts.run(*self.service._accept_arguments(new))
+            row = await self.service._accepts.run(*accept_arguments(new, self.service._queue_ttl_s))
             assert row is not None
             return row["id"], False
         accepted = await self.service.submit(new)

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from shared.ids import new_id
 from shared.postgres.batches import as_elements, columns
 from shared.postgres.transaction import Transaction
+from shared.service.accept import accept_arguments
 from shared.service.transient_threads import TransientThreads
 from shared.turn.model import Principal
 from tests.fixtures.system import MakeTurn, RunningWorker
@@ -29,7 +30,7 @@ async def test_a_chat_is_not_removed_under_the_turn_that_is_just_accepted(
 
     async def accept_slowly(transaction: Transaction) -> None:
         nonlocal removal
-        arguments = app.state.turns._accept_arguments(new)
+        arguments = accept_arguments(new, 100.0)
         await transaction.fetch_one("accept_turns", *columns([as_elements(arguments)]))
         removal = asyncio.create_task(threads.remove(thread_id))
 
