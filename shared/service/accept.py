@@ -88,8 +88,7 @@ async def accept_alone(
         )
         if known is not None:
             return None
-        if new.follows is not None:
-            await _require_newest(transaction, new, new.follows)
+        await _require_newest(transaction, new)
         if new.conflict_policy is ConflictPolicy.REJECT:
             await require_idle_key(transaction, new)
         if new.files or new.artifact_ids:
@@ -127,11 +126,13 @@ async def _lock_thread(transaction: Transaction, new: NewTurn) -> asyncpg.Record
     return locked
 
 
-async def _require_newest(transaction: Transaction, new: NewTurn, turn_id: UUID) -> None:
+async def _require_newest(transaction: Transaction, new: NewTurn) -> None:
+    if new.follows is None:
+        return
     locked = await transaction.fetch_one(
         "lock_thread", new.thread_id, new.principal.tenant_id, new.principal.user_id
     )
-    if locked is None or locked["last_turn_id"] != turn_id:
+    if locked is None or locked["last_turn_id"] != new.follows:
         raise ThreadMovedOn
 
 
