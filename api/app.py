@@ -21,6 +21,7 @@ from api.automations import automations
 from api.automations import runs as automation_runs
 from api.chat import approvals, attachments, feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
+from api.cursors import CursorSigner
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
 from api.kodey import surface as kodey
@@ -191,6 +192,7 @@ async def _open_accounts(state: ApiState, stack: AsyncExitStack) -> None:
     if provider is not None:
         stack.push_async_callback(provider.close)
     pepper = settings.key_pepper.get_secret_value().encode()
+    state.cursors = CursorSigner(pepper)
     state.credentials = await stack.enter_async_context(
         Credentials(state.database, pepper, provider)
     )

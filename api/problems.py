@@ -162,12 +162,23 @@ def response_to(request: Request, error: Exception) -> Response:
 
 def dialect_of(request: Request) -> Dialect | None:
     """Of the surface under whose prefix the path is; None: the primary one."""
+    found = _find_surface(request)
+    return None if found is None else found[1]
+
+
+def prefix_of(request: Request) -> str:
+    """The surface's prefix that the path has; empty: the primary one's."""
+    found = _find_surface(request)
+    return "" if found is None else found[0]
+
+
+def _find_surface(request: Request) -> tuple[str, Dialect] | None:
     path: str = request.scope["path"]
     state = getattr(request.scope.get("app"), "state", None)
     dialects: tuple[tuple[str, Dialect], ...] = getattr(state, "dialects", ())
     for prefix, dialect in dialects:
         if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
-            return dialect
+            return prefix, dialect
     return None
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 if TYPE_CHECKING:  # most of these ask for the state themselves
     from api.admission import Admission, RateLimit
+    from api.cursors import CursorSigner
     from api.failed_credentials import FailedCredentials
     from api.hot_routes import FastAnswer
     from api.problems import Dialect
@@ -86,6 +87,7 @@ class ApiState:
     attachments: AttachmentService = field(init=False)
     automations: AutomationService = field(init=False)
     automation_runs: AutomationRunService = field(init=False)
+    cursors: CursorSigner = field(init=False)
     credentials: Credentials = field(init=False)
     sign_in: SignIn = field(init=False)
     users: UserService = field(init=False)

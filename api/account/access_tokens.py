@@ -17,6 +17,7 @@ from api.account.schemas import (
 )
 from api.auth import authenticate
 from api.body import read_model
+from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
@@ -49,9 +50,11 @@ async def list_access_tokens(request: Request) -> Response:
     principal = await authenticate(request)
     query = read_query(request, AccessTokenListQuery)
     rows, cursor = await state_of(request).users.list_tokens(
-        principal, limit=query.limit, cursor=query.cursor
+        principal, limit=query.limit, cursor=read_cursor(request, query.cursor)
     )
-    return json_response({"items": [token_to_dict(row) for row in rows], "nextCursor": cursor})
+    return json_response(
+        {"items": [token_to_dict(row) for row in rows], "nextCursor": tell_cursor(request, cursor)}
+    )
 
 
 async def revoke_access_token(request: Request) -> Response:

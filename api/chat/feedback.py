@@ -20,6 +20,7 @@ from api.chat.schemas import (
     FeedbackQuery,
     feedback_to_dict,
 )
+from api.cursors import read_cursor, tell_cursor
 from api.openapi import Answer, Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
@@ -50,9 +51,14 @@ async def list_feedback(request: Request) -> Response:
     principal = await authenticate(request)
     query = read_query(request, FeedbackListQuery)
     rows, cursor = await state_of(request).feedback.list_feedback(
-        principal, _filter(query), limit=query.limit, cursor=query.cursor
+        principal, _filter(query), limit=query.limit, cursor=read_cursor(request, query.cursor)
     )
-    return json_response({"items": [feedback_to_dict(row) for row in rows], "nextCursor": cursor})
+    return json_response(
+        {
+            "items": [feedback_to_dict(row) for row in rows],
+            "nextCursor": tell_cursor(request, cursor),
+        }
+    )
 
 
 async def export_feedback(request: Request) -> Answer:

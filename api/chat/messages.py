@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from api.auth import authenticate
 from api.chat.schemas import MessageList, MessageListQuery, message_to_dict
+from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
@@ -27,10 +28,15 @@ async def list_messages(request: Request) -> Response:
         principal,
         thread_id,
         limit=query.limit,
-        cursor=query.cursor,
+        cursor=read_cursor(request, query.cursor),
         newest_first=query.order == "desc",
     )
-    return json_response({"items": [message_to_dict(row) for row in rows], "nextCursor": cursor})
+    return json_response(
+        {
+            "items": [message_to_dict(row) for row in rows],
+            "nextCursor": tell_cursor(request, cursor),
+        }
+    )
 
 
 OPERATIONS: Final = (

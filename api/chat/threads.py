@@ -21,6 +21,7 @@ from api.chat.schemas import (
     UpdateThread,
     thread_to_dict,
 )
+from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
 from api.state import state_of
 from api.validation import path_uuid, read_query
@@ -36,9 +37,11 @@ async def list_threads(request: Request) -> Response:
     principal = await authenticate(request)
     query = read_query(request, ThreadListQuery)
     rows, cursor = await state_of(request).threads.list_threads(
-        principal, limit=query.limit, cursor=query.cursor
+        principal, limit=query.limit, cursor=read_cursor(request, query.cursor)
     )
-    return json_response({"items": [thread_to_dict(row) for row in rows], "nextCursor": cursor})
+    return json_response(
+        {"items": [thread_to_dict(row) for row in rows], "nextCursor": tell_cursor(request, cursor)}
+    )
 
 
 async def create_thread(request: Request) -> Response:

@@ -25,6 +25,7 @@ from api.chat.schemas import Turn as TurnSchema
 from api.chat.submit import accept_turn, build_turn
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
 from api.connection import end_when_lost
+from api.cursors import read_cursor, tell_cursor
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
 from api.sse import EventStreamResponse
 from api.state import state_of
@@ -216,16 +217,18 @@ async def list_thread_turns(request: Request) -> Response:
 async def _list(request: Request, principal: Principal, thread_id: UUID | None) -> Response:
     query = read_query(request, TurnListQuery)
     listing = "all" if thread_id is None else str(thread_id)
+    sent = read_cursor(request, query.cursor)
     turns = await state_of(request).turns.list_turns(
         principal,
         thread_id=thread_id,
         status=query.status,
         concurrency_key=query.concurrency_key,
-        before_seq=decode_seq(query.cursor, listing) if query.cursor else None,
+        before_seq=decode_seq(sent, listing) if sent else None,
         limit=query.limit + 1,
     )
     page = turns[: query.limit]
-    more = encode_seq(page[-1].accept_seq, listing) if len(turns) > query.limit else None
+    last = encode_seq(page[-1].accept_seq, listing) if len(turns) > query.limit else None
+    more = tell_cursor(request, last)
     items = b",".join(turn_to_json(turn) for turn in page)
     cursor = b"null" if more is None else b'"' + more.encode() + b'"'
     return rendered_response(b'{"items":[' + items + b'],"nextCursor":' + cursor + b"}")

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.body import read_model
+from api.cursors import read_cursor, tell_cursor
 from api.mechamental.access import (
     READ_MESSAGES,
     WRITE_MESSAGES,
@@ -60,7 +61,7 @@ async def mm_list_messages(request: Request) -> Response:
         thread.owner,
         thread.id,
         limit=query.limit,
-        cursor=query.cursor,
+        cursor=read_cursor(request, query.cursor),
         newest_first=not query.ascending,
     )
     turns = await state.named_threads.turns_of(thread.owner, rows)
@@ -70,7 +71,7 @@ async def mm_list_messages(request: Request) -> Response:
         {
             "total": await state.shared_threads.count_messages(thread.owner, thread.id),
             "has_more": cursor is not None,
-            "next_cursor": cursor,
+            "next_cursor": tell_cursor(request, cursor),
             "messages": [
                 message_to_dict(
                     row, address, turns.get(row["turn_id"]), artifacts.get(row["id"], ())

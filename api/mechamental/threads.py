@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.body import read_model
+from api.cursors import read_cursor, tell_cursor
 from api.mechamental.access import (
     READ_THREADS,
     WRITE_THREADS,
@@ -43,13 +44,13 @@ async def mm_list_threads(request: Request) -> Response:
     await require_organization(request, principal)
     scope = Scope(path.workspace_id, path.namespace_id, path.app_id)
     rows, cursor, total = await state_of(request).named_threads.list_threads(
-        principal, scope, limit=query.limit, cursor=query.cursor
+        principal, scope, limit=query.limit, cursor=read_cursor(request, query.cursor)
     )
     return json_response(
         {
             "total": total,
             "has_more": cursor is not None,
-            "next_cursor": cursor,
+            "next_cursor": tell_cursor(request, cursor),
             "threads": [_thread_to_dict(row, path, row["title"]) for row in rows],
         }
     )

@@ -85,7 +85,7 @@ async def zylon_list_artifacts(request: Request) -> Response:
     principal = await admit(request)
     query = read_query(request, ZylonPageQuery)
     project_id = ids.read_path(request, "proj")
-    page = Page(query, by_time(f"artifacts:{project_id}"))
+    page = Page(request, query, by_time(f"artifacts:{project_id}"))
     project = await state_of(request).projects.get(principal, project_id)
     rows, total = await state_of(request).project_artifacts.list_artifacts(
         principal, project["id"], page.part

@@ -91,7 +91,7 @@ async def zylon_list_interactions(request: Request) -> Response:
     principal = await admit(request)
     query = read_query(request, ZylonPageQuery)
     thread_id = ids.read_path(request, "thread")
-    page = Page(query, by_seq(f"interactions:{thread_id}"))
+    page = Page(request, query, by_seq(f"interactions:{thread_id}"))
     thread = await state_of(request).project_threads.find(principal, thread_id)
     found, total = await state_of(request).interactions.list_interactions(thread, page.part)
     return json_response(

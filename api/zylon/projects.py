@@ -48,7 +48,7 @@ async def zylon_create_project(request: Request) -> Response:
 async def zylon_list_projects(request: Request) -> Response:
     """The projects that the caller may see, oldest first unless asked otherwise."""
     principal = await admit(request)
-    page = Page(read_query(request, ZylonPageQuery), by_time("projects"))
+    page = Page(request, read_query(request, ZylonPageQuery), by_time("projects"))
     rows, total = await state_of(request).projects.list_projects(principal, page.part)
     return json_response(page.tell(rows, total, project_to_dict, place_in_time))
 

@@ -52,7 +52,7 @@ async def zylon_list_threads(request: Request) -> Response:
     principal = await admit(request)
     query = read_query(request, ZylonThreadPageQuery)
     project_id = ids.read_path(request, "proj")
-    page = Page(query, by_time(f"threads:{project_id}"))
+    page = Page(request, query, by_time(f"threads:{project_id}"))
     project = await state_of(request).projects.get(principal, project_id)
     rows, total = await state_of(request).project_threads.list_threads(
         principal, project["id"], page.part

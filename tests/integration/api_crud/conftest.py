@@ -14,6 +14,7 @@ from api import health
 from api.admission import Admission
 from api.agents import specs
 from api.chat import feedback, messages, threads
+from api.cursors import CursorSigner
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
 from api.pressure import Pressure
@@ -73,6 +74,7 @@ def app(api: Api) -> Starlette:
     state.threads = ThreadService(api.database, api.cancels)
     state.feedback = FeedbackService(api.database)
     state.agent_specs = AgentSpecService(api.database, agent_catalogue(api.settings))
+    state.cursors = CursorSigner(PEPPER)
     state.credentials = Credentials(api.database, PEPPER)
     state.admission = Admission(api.settings, Metrics(), Pressure(lambda: 0.0, Metrics()))
     app.state = state  # type: ignore[assignment]  # as `api.app.Application` has it

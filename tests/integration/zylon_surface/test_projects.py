@@ -176,13 +176,19 @@ async def test_pages_by_number_and_by_cursor(member: Member, add_member: AddMemb
     beyond = (await member.get(f"{path}?page=9&page_size=2")).json()
     assert (beyond["data"], beyond["has_previous_page"]) == ([], True)
     assert beyond["has_next_page"] is False
+    far = (await member.get(f"{path}?page={2**53}&page_size=100")).json()
+    assert (far["data"], far["has_previous_page"]) == ([], True)
+    assert (await member.get(f"{path}?after=")).json() == (await member.get(path)).json()
+    for name in ("after", "before"):
+        refused = (await member.get(f"{path}?{name}=x")).json()
+        assert refused["error"]["message"] == f"{name}: Invalid cursor"
 
 
 @pytest.mark.parametrize(
     "query",
     [
         "page=0", "page=-1", "page=1.5", "page=x", "page_size=0", "page_size=101", "page_order=asc",
-        "first=0", "last=101", "after=x", "before=", "page=1&after=x", "first=1&last=1",
+        "first=0", "last=101", "after=x", "before=x", "page=1&after=x", "first=1&last=1",
         "page=1&page=2", "state=Gone", "total_count=perhaps",
     ],
 )  # fmt: skip
