@@ -39,8 +39,12 @@ RESERVED: Final = frozenset(
 # The response ends the connection, so that nobody has to swallow the rest of the body.
 _CLOSE: Final = {"connection": "close"}
 _JSON_TYPE: Final = re.compile(
-    r'application/(?:[\w.+-]+\+)?json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?;?', re.IGNORECASE
+    r'application/(?:[\w.+-]+\+)?json\s*(?:;\s*(?:[\w.-]+=(?:"[^"]*"|[\w./+-]+)\s*)?)*',
+    re.IGNORECASE,
 )
+_CHARSET: Final = re.compile(r';\s*charset="?([^";\s]*)', re.IGNORECASE)
+_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
+"""In which the bytes of JSON are UTF-8."""
 _COLON_AFTER_QUOTE: Final = re.compile(rb'"[ \t\r\n]*:')
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 _INT_RANGE: Final = range(-(2**63), 2**64)
@@ -113,7 +117,9 @@ async def _receive(request: Request, limit: int) -> bytes:
 
 def _is_json(request: Request) -> bool:
     kinds = request.headers.getlist("content-type")
-    return len(kinds) == 1 and _JSON_TYPE.fullmatch(kinds[0].strip()) is not None
+    if len(kinds) != 1 or _JSON_TYPE.fullmatch(kinds[0].strip()) is None:
+        return False
+    return {name.lower() for name in _CHARSET.findall(kinds[0])} <= _CHARSETS
 
 
 def _too_large() -> HTTPException:

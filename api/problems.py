@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 import structlog
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -194,15 +195,26 @@ def fields_of(error: ValidationError, root: str) -> InvalidFields:
         return InvalidFields([{"loc": [root], "msg": msg, "type": "too_many_errors"}])
     found = error.errors(include_url=False)
     return InvalidFields(
-        [{"loc": [root, *item["loc"]], "msg": item["msg"], "type": item["type"]} for item in found],
+        [_item(root, details) for details in found],
         [
             {
-                "input": item["input"],
-                "ctx": {name: str(value) for name, value in item.get("ctx", {}).items()},
+                "input": details["input"],
+                "ctx": {name: _plain(value) for name, value in details.get("ctx", {}).items()},
             }
-            for item in found
+            for details in found
         ],
     )
+
+
+def _item(root: str, details: ErrorDetails) -> dict[str, Any]:
+    msg, type_ = details["msg"], details["type"]
+    if type_ == "model_type":  # pydantic names our class in it
+        msg, type_ = "Input should be a valid dictionary", "dict_type"
+    return {"loc": [root, *details["loc"]], "msg": msg, "type": type_}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 async def _handle(request: Request, error: Exception) -> Response:

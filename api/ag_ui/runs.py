@@ -38,9 +38,15 @@ async def run_agent(request: Request) -> Answer:
     principal = await authenticate(request)
     state_of(request).admission.require_calm()
     with state_of(request).admission.stream(principal.counted_as):
-        body = await read_model(request, RunAgentInput)
+        body = await read_model(request, RunAgentInput, reserved=frozenset())
         check_key(body.run_id, ("body", "runId"))
-        return await (_resume if body.resume else _run)(request, principal, body)
+        if body.resume:
+            return await _resume(request, principal, body)
+        try:
+            return await _run(request, principal, body)
+        except InvalidRequest as error:  # the core knows other names of these members
+            error.loc = _place_in_run(error.loc)
+            raise
 
 
 async def _run(request: Request, principal: Principal, body: RunAgentInput) -> Answer:
@@ -78,6 +84,16 @@ async def _run(request: Request, principal: Principal, body: RunAgentInput) -> A
         principal,
         position=accepted.position or None,
     )
+
+
+def _place_in_run(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    match loc:
+        case ("header", "Idempotency-Key"):
+            return ("body", "runId")
+        case ("body", ("modelId" | "settings") as name, *rest):
+            return ("body", "forwardedProps", name, *rest)
+        case _:
+            return loc
 
 
 async def _go_on(request: Request, new: NewTurn) -> Accepted:

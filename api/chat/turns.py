@@ -61,7 +61,8 @@ async def stream_turn(request: Request) -> Answer:
 
 async def _submit_and_stream(request: Request, principal: Principal) -> EventStreamResponse:
     thread_id = path_uuid(request, "thread_id")
-    body = await read_model(request, SubmitTurn)
+    # Clients add members of their own to what `useChat` sends: none of them is refused.
+    body = await read_model(request, SubmitTurn, reserved=frozenset())
     decisions = body.approval_responses()
     if decisions is not None:
         return await _decide_and_stream(request, principal, thread_id, decisions)

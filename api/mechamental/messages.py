@@ -55,13 +55,14 @@ async def mm_list_messages(request: Request) -> Response:
     """A page of a thread's messages, oldest first unless asked otherwise."""
     principal = await admit(request, READ_MESSAGES)
     path, query = read_path(request), read_query(request, ThreadMessageListQuery)
+    place = read_cursor(request, query.cursor)
     thread = await find_thread(request, principal, path)
     state = state_of(request)
     rows, cursor = await state.threads.list_messages(
         thread.owner,
         thread.id,
         limit=query.limit,
-        cursor=read_cursor(request, query.cursor),
+        cursor=place,
         newest_first=not query.ascending,
     )
     turns = await state.named_threads.turns_of(thread.owner, rows)

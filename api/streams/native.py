@@ -32,7 +32,7 @@ class NativeEncoder:
         )
 
     def keep_alive(self) -> bytes:
-        return b": keep-alive\n\n"
+        return b": ping\n\n"
 
     def reconnect(self) -> bytes:
         return b'event: stream.reconnect\ndata: {"type":"stream.reconnect"}\n\n'

@@ -135,7 +135,7 @@ class VercelUIEncoder:
         return b"%b%b%b}\n\n" % (frames, self._delta_head, texts.replace(_BETWEEN_DELTAS, between))
 
     def keep_alive(self) -> bytes:
-        return b": keep-alive\n\n"
+        return b": ping\n\n"
 
     def reconnect(self) -> bytes:
         return _frame(

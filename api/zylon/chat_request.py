@@ -54,6 +54,9 @@ def _few_blocks(messages: Any) -> Any:
     return messages
 
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -106,15 +109,15 @@ class ZylonChatRequest(_Strict):
         list[ZylonChatMessage], Field(max_length=MAX_MESSAGES), BeforeValidator(_few_blocks)
     ]
     stream: bool | None = False
-    max_tokens: int | None = None
-    temperature: float | None = None
+    max_tokens: int | None = Field(default=None, le=10_000_000)
+    temperature: _Finite | None = Field(default=None, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = None
+    top_k: int | None = Field(default=None, le=10_000_000)
     min_p: float | None = None
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    presence_penalty: _Finite | None = Field(default=None, le=2)
+    frequency_penalty: _Finite | None = Field(default=None, le=2)
     tools: list[ZylonToolSpec] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ZylonToolChoice | str | None = None
     tool_context: Any = None

@@ -141,12 +141,15 @@ def _with_field(name: str) -> list[Route]:
     return [route for route in WITH_BODY if name in model_of(route).model_fields]
 
 
+_OPEN = ("/turns/stream", "/agui")
+"""Where clients add members of their own: what is not known is passed over, and changes nothing."""
+_CLOSED = [route for route in WITH_BODY if not route.path.endswith(_OPEN)]
 _WIDE = {f"k{number}": number for number in range(10_000)}
 FIELDS = [
     vector("S09 wide metadata", _with_field("metadata"), _fields(metadata=_WIDE), 422),
     vector("S09 wide settings", _with_field("settings"), _fields(settings=_WIDE), 422),
     vector("S09 long key", _with_field("metadata"), _fields(metadata={"k" * 20_000: 1}), 422),
-    *[vector(f"S11 {name}", WITH_BODY, _fields(**{name: 1}), 422) for name in sorted(RESERVED)],
+    *[vector(f"S11 {name}", _CLOSED, _fields(**{name: 1}), 422) for name in sorted(RESERVED)],
 ]
 
 # -- S10 idempotency keys

@@ -5,7 +5,12 @@ A provider's own text may hold keys, URLs or a stack trace; it stays in the caus
 
 from __future__ import annotations
 
+from typing import Final
+
 from shared.errors import TurnFailed
+
+_LLAMA_CPP_TOO_LONG: Final = "exceed_context_size_error"
+"""What llama.cpp's server calls it; pydantic-ai knows the words of others."""
 
 
 def turn_failure(error: Exception) -> TurnFailed | None:
@@ -34,6 +39,8 @@ def turn_failure(error: Exception) -> TurnFailed | None:
         (ai.AgentRunError, "model_error", "The model failed"),
         (ai.UserError, "model_error", "The model cannot carry out this request"),
     )  # fmt: skip
+    if getattr(error, "provider_error_type", None) == _LLAMA_CPP_TOO_LONG:
+        return TurnFailed("context_too_long", _with_status("The thread is too long", error))
     for class_, code, message in table:
         if isinstance(error, class_):
             return TurnFailed(code, _with_status(message, error))

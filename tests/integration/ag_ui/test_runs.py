@@ -90,7 +90,16 @@ async def test_a_run_that_is_sent_again_is_watched_and_not_run_twice(
     assert await messages(user) == ["one", "ok"]
     answered = await user.post(AGUI, json=run_input(said="another"))
     assert answered.status_code == 422
-    assert answered.json()["detail"][0]["type"] == "idempotency_key_reused"
+    (item,) = answered.json()["detail"]
+    assert (item["type"], item["loc"]) == ("idempotency_key_reused", ["body", "runId"])
+
+
+async def test_members_that_a_frontend_adds_are_passed_over(
+    user: User, start_worker: StartWorker
+) -> None:
+    await start_worker()
+    answered = await user.post(AGUI, json=run_input() | {"userId": "u-17", "status": "x"})
+    assert answered.status_code == 200, answered.text
 
 
 async def test_names_are_each_users_own(
@@ -180,7 +189,9 @@ async def test_a_failure_is_an_error_of_the_run(user: User, start_worker: StartW
          ["body", "messages", 0, "content"]),
         ({"messages": [{"id": "a", "role": "user", "content": [{"type": "image"}]}]},
          ["body", "messages", 0, "content", 0]),
-        ({"forwardedProps": {"modelId": "gpt-99"}}, ["body", "modelId"]),
+        ({"forwardedProps": {"modelId": "gpt-99"}}, ["body", "forwardedProps", "modelId"]),
+        ({"forwardedProps": {"modelId": "scripted", "settings": {"script": {"deltas": -1}}}},
+         ["body", "forwardedProps", "settings", "script", "deltas"]),
         ({"forwardedProps": {"settings": 1}}, ["body", "forwardedProps", "settings"]),
     ],
     ids=str,

@@ -104,7 +104,7 @@ async def test_404_of_a_path_that_leads_nowhere(anybody: httpx.AsyncClient, path
         (b"[", "json_invalid"),
         (b'{"a": 1, "a": 2}', "json_invalid"),
         (b'{"a": "\\u0000"}', "json_invalid"),
-        (b"[]", "model_type"),
+        (b"[]", "dict_type"),
         (b'{"thread_id": 7}', "string_type"),
     ],
 )

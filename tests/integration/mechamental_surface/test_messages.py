@@ -253,3 +253,10 @@ async def test_a_deleted_thread_leaves_its_name(mm: Mm, add_mm: AddMm) -> None:
     colleague = await add_mm(mm.tenant_id)
     await colleague.say(place, "new")
     assert await mm.listed(place) == ["new"]
+
+
+async def test_a_422_repeats_what_the_query_said(mm: Mm) -> None:
+    for query, said, ctx in (("limit=0", "0", {"ge": 1}), ("cursor=x", "x", {})):
+        refused = await mm.get(f"{mm.place().path}?{query}")
+        (item,) = refused.json()["detail"]
+        assert (refused.status_code, item["input"], item["ctx"]) == (422, said, ctx)

@@ -146,7 +146,7 @@ async def test_a_wrong_value_is_told_with_five_keys(mm: Mm) -> None:
                 "msg": "Input should be greater than or equal to 1",
                 "type": "greater_than_equal",
                 "input": "0",
-                "ctx": {"ge": "1"},
+                "ctx": {"ge": 1},
             }
         ]
     }

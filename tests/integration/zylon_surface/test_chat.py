@@ -152,6 +152,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [user_says("x")], "max_tokens": True},
         "max_tokens: Input should be a valid integer",
     ),
+    "more tokens than there are": (
+        {"messages": [user_says("x")], "max_tokens": 10**12},
+        "max_tokens: Input should be less than or equal to 10000000",
+    ),
+    "hotter than any": (
+        {"messages": [user_says("x")], "temperature": 3},
+        "temperature: Input should be less than or equal to 2",
+    ),
     "an unknown tool": (
         {"messages": [user_says("x")], "tool_choice": {"name": "a"}},
         "tool_choice.name: There is no tool with this name",

@@ -199,6 +199,9 @@ async def test_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
         "multipart/form-data",
         "application/json; charset=utf-7",
         "application/json; charset=utf-16",
+        "application/json; v=1; charset=utf-7",
+        "application/json; charset=utf-8; charset=utf-7",
+        "application/json; ;" + " " * 60_000 + "x",
         "application/jsonp",
         "text/json",
         "application/json, text/plain",
@@ -218,6 +221,9 @@ async def test_other_types_are_refused(kind: str | None) -> None:
         "application/json;charset=UTF-8",
         'application/json; charset="utf-8"',
         "application/vnd.api+json",
+        "application/json; odata=minimal",
+        'application/json; charset=us-ascii; v=1; profile="a;b"',
+        "application/json;",
     ],
 )
 async def test_json_types_are_taken(kind: str) -> None:
@@ -280,4 +286,6 @@ async def test_a_model_may_want_a_reserved_name() -> None:
 async def test_a_body_that_is_no_object_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidFields) as caught:
         await read_model(make_request([data]), Bare)
-    assert [item["loc"] for item in caught.value.items] == [["body"]]
+    (item,) = caught.value.items
+    assert (item["loc"], item["type"]) == (["body"], "dict_type")
+    assert "Bare" not in item["msg"]

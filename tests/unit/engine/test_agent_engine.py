@@ -343,6 +343,10 @@ ERRORS = [
     (ai.ModelOverloadedError("m", "sk-key"), "rate_limited"),
     (ai.ModelAuthenticationError("m", "sk-key"), "model_auth"),
     (ai.ModelContextWindowExceededError("m", "sk-key"), "context_too_long"),
+    (
+        ai.ModelRequestRejectedError("m", "x", provider_error_type="exceed_context_size_error"),
+        "context_too_long",
+    ),
     (ai.ContentFilterError("sk-key"), "content_filter"),
     (ai.OutputTokenLimitExceeded("sk-key"), "output_limit"),
     (ai.ModelRequestTimeout("m", 1), "timeout"),
