@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
-from api.limits import MAX_OBJECT_BYTES, MAX_TITLE_CHARS
+from api.limits import MAX_OBJECT_BYTES, MAX_PROMPT_CHARS, MAX_TITLE_CHARS
 
 
 def _small_object(value: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def _small_object(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Title = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
+SystemPrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 SmallObject = Annotated[dict[str, Any], AfterValidator(_small_object)]
 
 

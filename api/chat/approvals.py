@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import DecideTurn, Turn, turn_to_json
+from api.chat.turn_schemas import DecideTurn, Turn, turn_to_json
 from api.conditional import turn_headers
 from api.openapi import Operation
 from api.state import state_of

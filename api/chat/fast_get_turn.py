@@ -19,7 +19,7 @@ import structlog
 from starlette.types import Scope, Send
 
 from api.admission import CREDENTIAL
-from api.chat.schemas import turn_to_json
+from api.chat.turn_schemas import turn_to_json
 from api.conditional import entity_tag, turn_headers
 from shared.errors import PostgresUnavailable, TurnNotFound
 from shared.postgres.group_read import GroupRead

@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from api.admission import Admission
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import (
+from api.chat.feedback_schemas import (
     CreateFeedback,
     Feedback,
     FeedbackList,

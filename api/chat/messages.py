@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.auth import authenticate
-from api.chat.schemas import MessageList, MessageListQuery, message_to_dict
+from api.chat.message_schemas import MessageList, MessageListQuery, message_to_dict
 from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
 from api.state import state_of

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from api.chat.schemas import SubmitTurn, UserMessage
+from api.chat.submit_body import SubmitTurn, UserMessage
 from api.request_headers import check_key, is_usable_key, read_key_header, read_timezone
 from api.state import state_of
 from shared.errors import InvalidRequest, UnsupportedConflictPolicy

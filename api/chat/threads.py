@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import (
+from api.chat.thread_schemas import (
     BulkDelete,
     CreateThread,
     DeletedThreads,

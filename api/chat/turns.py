@@ -12,17 +12,10 @@ from starlette.responses import Response
 from api.admission import soon_s
 from api.auth import authenticate
 from api.body import read_model
-from api.chat.schemas import (
-    CancelTurn,
-    SubmitTurn,
-    TurnList,
-    TurnListQuery,
-    TurnQuery,
-    UIMessage,
-    turn_to_json,
-)
-from api.chat.schemas import Turn as TurnSchema
 from api.chat.submit import accept_turn, build_turn
+from api.chat.submit_body import SubmitTurn, UIMessage
+from api.chat.turn_schemas import CancelTurn, TurnList, TurnListQuery, TurnQuery, turn_to_json
+from api.chat.turn_schemas import Turn as TurnSchema
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
 from api.connection import end_when_lost
 from api.cursors import read_cursor, tell_cursor

@@ -46,8 +46,8 @@ async def test_json_that_is_refused(client: Client, admin: Any, name: str) -> No
         ({"status": "completed"}, ["body", "status"], "extra_forbidden"),
         ({"tenantId": "x"}, ["body", "tenantId"], "extra_forbidden"),
         ({"user_id": None}, ["body", "user_id"], "extra_forbidden"),
-        ([], ["body"], "model_type"),
-        ("text", ["body"], "model_type"),
+        ([], ["body"], "dict_type"),
+        ("text", ["body"], "dict_type"),
     ],
 )
 async def test_values_that_are_refused(

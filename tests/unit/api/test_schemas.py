@@ -10,15 +10,9 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from api.chat.schemas import (
-    CreateThread,
-    SubmitTurn,
-    Thread,
-    Turn,
-    UpdateThread,
-    thread_to_dict,
-    turn_to_json,
-)
+from api.chat.submit_body import SubmitTurn
+from api.chat.thread_schemas import CreateThread, Thread, UpdateThread, thread_to_dict
+from api.chat.turn_schemas import Turn, turn_to_json
 from api.limits import MAX_TEXT_CHARS
 from api.wire import to_json
 from shared.errors import InvalidRequest

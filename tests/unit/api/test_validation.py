@@ -8,7 +8,9 @@ from uuid import UUID
 import pytest
 from starlette.requests import Request
 
-from api.chat.schemas import MessageListQuery, ThreadListQuery, TurnListQuery
+from api.chat.message_schemas import MessageListQuery
+from api.chat.thread_schemas import ThreadListQuery
+from api.chat.turn_schemas import TurnListQuery
 from api.problems import InvalidFields
 from api.validation import path_uuid, read_query
 from shared.errors import InvalidRequest

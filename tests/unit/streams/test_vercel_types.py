@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic_ai.ui.vercel_ai import request_types as requests
 from pydantic_ai.ui.vercel_ai import response_types as responses
 
-from api.chat.schemas import SubmitTurn
+from api.chat.submit_body import SubmitTurn
 from api.streams.vercel_ui import VercelUIEncoder
 from shared.turn.events import (
     START,
