@@ -13,16 +13,12 @@ from api.problems import InvalidFields, fields_of
 from api.state import state_of
 from shared.errors import NotFound, OutOfReach
 from shared.service.named_threads import NamedThread, Scope
-from shared.turn.model import CredentialKind, Principal
+from shared.turn.model import CredentialKind, Permission, Principal
 
-READ_MESSAGES: Final = "messages:read"
-WRITE_MESSAGES: Final = "messages:write"
-READ_THREADS: Final = "threads:read"
-WRITE_THREADS: Final = "threads:write"
 _KINDS: Final = frozenset({CredentialKind.MECHAMENTAL})
 
 
-async def admit(request: Request, permission: str) -> Principal:
+async def admit(request: Request, permission: Permission) -> Principal:
     """Who asks, if their token may do this there.
 
     Raises:
