@@ -50,7 +50,7 @@ def read_path(request: Request) -> ThreadPath:
 
 
 def require_same(path: ThreadPath, body: Any) -> None:
-    """Ids of a body are those of the path, as far as both have them.
+    """Ids of a body are those of the path, as far as both have them; null is none, where it may be.
 
     Raises:
         InvalidFields: `value_error`.
@@ -59,7 +59,7 @@ def require_same(path: ThreadPath, body: Any) -> None:
         (name, getattr(body, name))
         for name in ThreadPath.model_fields
         if getattr(path, name) is not None
-        and name in body.model_fields_set
+        and (getattr(body, name) is not None or type(body).model_fields[name].is_required())
         and getattr(body, name) != getattr(path, name)
     ]
     if wrong:
