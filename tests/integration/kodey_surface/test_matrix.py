@@ -104,6 +104,7 @@ async def test_wrong_values_are_named(member: Member) -> None:
         ("GET", "/chat?userId=a&userId=b", None, "userId: "),
         ("GET", "/chat?agentType=%00", None, "agentType: "),
         ("POST", f"/chat/{chat_id}/message", {"content": []}, "content: "),
+        ("POST", f"/chat/{chat_id}/message", {"content": " "}, "content: String should not be"),
         ("POST", "/agent", {"name": ""}, "name: "),
         ("POST", "/agent", {"name": "x", "temperature": 3}, "temperature: "),
         ("POST", "/agent", {"name": "x", "temperature": "1"}, "temperature: "),
