@@ -79,4 +79,5 @@ def _tell_item(item: dict[str, Any]) -> str:
     loc = loc[2:] if loc[:2] == _IN_MARKDOWN else loc[1:]
     place = ".".join(map(str, loc))
     is_place = bool(loc) and not isinstance(loc[0], int)
-    return f"{place}: {item['msg']}" if is_place else str(item["msg"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if is_place else message

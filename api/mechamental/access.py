@@ -13,16 +13,12 @@ from api.problems import InvalidFields, fields_of
 from api.state import state_of
 from shared.errors import NotFound, OutOfReach
 from shared.service.named_threads import NamedThread, Scope
-from shared.turn.model import CredentialKind, Principal
+from shared.turn.model import CredentialKind, Permission, Principal
 
-READ_MESSAGES: Final = "messages:read"
-WRITE_MESSAGES: Final = "messages:write"
-READ_THREADS: Final = "threads:read"
-WRITE_THREADS: Final = "threads:write"
 _KINDS: Final = frozenset({CredentialKind.MECHAMENTAL})
 
 
-async def admit(request: Request, permission: str) -> Principal:
+async def admit(request: Request, permission: Permission) -> Principal:
     """Who asks, if their token may do this there.
 
     Raises:
@@ -54,7 +50,7 @@ def read_path(request: Request) -> ThreadPath:
 
 
 def require_same(path: ThreadPath, body: Any) -> None:
-    """Ids of a body are those of the path, as far as both have them.
+    """Ids of a body are those of the path, as far as both have them; null is none, where it may be.
 
     Raises:
         InvalidFields: `value_error`.
@@ -63,7 +59,7 @@ def require_same(path: ThreadPath, body: Any) -> None:
         (name, getattr(body, name))
         for name in ThreadPath.model_fields
         if getattr(path, name) is not None
-        and name in body.model_fields_set
+        and (getattr(body, name) is not None or type(body).model_fields[name].is_required())
         and getattr(body, name) != getattr(path, name)
     ]
     if wrong:

@@ -13,8 +13,6 @@ from starlette.responses import Response
 from api.body import read_model
 from api.cursors import read_cursor, tell_cursor
 from api.mechamental.access import (
-    READ_MESSAGES,
-    WRITE_MESSAGES,
     admit,
     find_thread,
     read_path,
@@ -40,6 +38,7 @@ from api.validation import read_query
 from api.wire import json_response
 from shared.errors import InvalidRequest, MessageNotFound
 from shared.service.named_threads import NamedThread, Scope
+from shared.turn.model import Permission
 
 NAMESPACE: Final = (
     "/v1/orgs/{org_id}/workspaces/{workspace_id}/apps/{app_id}/namespaces/{namespace_id}"
@@ -53,7 +52,7 @@ NO_NAMES: Final[frozenset[str]] = frozenset()
 
 async def mm_list_messages(request: Request) -> Response:
     """A page of a thread's messages, oldest first unless asked otherwise."""
-    principal = await admit(request, READ_MESSAGES)
+    principal = await admit(request, Permission.READ_MESSAGES)
     path, query = read_path(request), read_query(request, ThreadMessageListQuery)
     place = read_cursor(request, query.cursor)
     thread = await find_thread(request, principal, path)
@@ -90,7 +89,7 @@ async def mm_list_messages_without_app(request: Request) -> Response:
 
 async def mm_create_message(request: Request) -> Response:
     """Stores a message as it is, in a thread that is made if there is none; runs no model."""
-    principal = await admit(request, WRITE_MESSAGES)
+    principal = await admit(request, Permission.WRITE_MESSAGES)
     path = read_path(request)
     body = await read_model(request, CreateThreadMessage, reserved=NO_NAMES)
     require_same(path, body)
@@ -117,7 +116,7 @@ async def mm_create_message_without_app(request: Request) -> Response:
 
 async def mm_clear_messages(request: Request) -> Response:
     """Cancels what is active in a thread and removes all its messages; the thread stays."""
-    principal = await admit(request, WRITE_MESSAGES)
+    principal = await admit(request, Permission.WRITE_MESSAGES)
     thread = await find_thread(request, principal, read_path(request))
     await state_of(request).shared_threads.clear(thread.owner, thread.id)
     return json_response(None)
@@ -125,7 +124,7 @@ async def mm_clear_messages(request: Request) -> Response:
 
 async def mm_delete_message(request: Request) -> Response:
     """Removes one message; `timestamp` is its created_at."""
-    principal = await admit(request, WRITE_MESSAGES)
+    principal = await admit(request, Permission.WRITE_MESSAGES)
     path, query = read_path(request), read_query(request, DeleteMessageQuery)
     thread = await find_thread(request, principal, path)
     threads = state_of(request).shared_threads
@@ -139,7 +138,7 @@ async def mm_delete_message(request: Request) -> Response:
 
 async def mm_get_context(request: Request) -> Response:
     """The newest messages that fit a budget of tokens, as chat APIs take them."""
-    principal = await admit(request, READ_MESSAGES)
+    principal = await admit(request, Permission.READ_MESSAGES)
     path = read_path(request)
     body = await read_model(request, ReadContext, reserved=NO_NAMES)
     require_same(path, body)

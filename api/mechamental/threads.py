@@ -11,8 +11,6 @@ from starlette.responses import Response
 from api.body import read_model
 from api.cursors import read_cursor, tell_cursor
 from api.mechamental.access import (
-    READ_THREADS,
-    WRITE_THREADS,
     admit,
     read_path,
     require_organization,
@@ -33,13 +31,14 @@ from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response
 from shared.service.named_threads import Scope
+from shared.turn.model import Permission
 
 _LISTS: Final = ("source_ids", "memory_ids", "augmentation_ids", "tags")
 
 
 async def mm_list_threads(request: Request) -> Response:
     """A page of a namespace's threads, newest first."""
-    principal = await admit(request, READ_THREADS)
+    principal = await admit(request, Permission.READ_THREADS)
     path, query = read_path(request), read_query(request, NamespaceThreadListQuery)
     await require_organization(request, principal)
     scope = Scope(path.workspace_id, path.namespace_id, path.app_id)
@@ -63,7 +62,7 @@ async def mm_list_threads_without_app(request: Request) -> Response:
 
 async def mm_create_thread(request: Request) -> Response:
     """A thread before its first message."""
-    principal = await admit(request, WRITE_THREADS)
+    principal = await admit(request, Permission.WRITE_THREADS)
     path = read_path(request)
     body = await read_model(request, CreateNamespaceThread, reserved=NO_NAMES)
     require_same(path, body)

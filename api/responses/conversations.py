@@ -26,7 +26,7 @@ from api.responses.schemas import (
     read_given,
 )
 from api.state import state_of
-from api.streams.responses_object import conversation_id, message_id, read_id
+from api.streams.responses_object import conversation_id, message_id, read_id, read_message_id
 from api.validation import read_query
 from api.wire import json_response
 from shared.errors import InvalidRequest, MessageNotFound, ThreadNotFound
@@ -108,7 +108,7 @@ async def list_conversation_items(request: Request) -> Response:
 async def _place_of(
     request: Request, principal: Principal, thread_id: UUID, query: ItemsQuery
 ) -> str:
-    item_id = read_id(query.after or "", "msg")
+    item_id = read_message_id(query.after or "")
     if item_id is None:
         raise MessageNotFound
     row = await state_of(request).shared_threads.get_message(principal, thread_id, item_id)

@@ -65,7 +65,9 @@ def tell(_: Request, report: ErrorReport) -> Response:
     if report.items:
         first = report.items[0]
         param = param_of(first["loc"])
-        message = first["msg"] if param is None else f"Invalid value for '{param}': {first['msg']}"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if param is not None:
+            message = f"Invalid value for '{param}': {message}"
     elif type(report.error) in _NOT_FOUND:
         message, code = _NOT_FOUND[type(report.error)]  # type: ignore[index]  # it is one of them
     error = {"message": message, "type": _type_of(status), "param": param, "code": code}

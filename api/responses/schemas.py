@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.limits import MAX_CALL_ID_CHARS, MAX_PROMPT_CHARS, MAX_REASON_CHARS, MAX_TEXT_CHARS
+from api.streams.responses_object import APPROVAL_PREFIX
 from api.validation import QueryInt
 from api.wire import SmallObject
 from shared.errors import InvalidRequest
@@ -283,14 +284,14 @@ def _read_decision(item: dict[str, Any], loc: tuple[str | int, ...]) -> Decision
     request_id, approve, reason = (
         item.get(name) for name in ("approval_request_id", "approve", "reason")
     )
-    if not isinstance(request_id, str) or not request_id.startswith("mcpr_"):
+    if not isinstance(request_id, str) or not request_id.startswith(APPROVAL_PREFIX):
         msg = "Input should be the id of an approval request"
         raise InvalidRequest((*loc, "approval_request_id"), msg)
     if not isinstance(approve, bool):
         raise InvalidRequest((*loc, "approve"), "Input should be true or false", "bool_type")
     if reason is not None and not isinstance(reason, str):
         raise InvalidRequest((*loc, "reason"), "Input should be a string", "string_type")
-    call_id = request_id.removeprefix("mcpr_")[:MAX_CALL_ID_CHARS]
+    call_id = request_id.removeprefix(APPROVAL_PREFIX)[:MAX_CALL_ID_CHARS]
     return Decision(call_id, approve, (reason or "")[:MAX_REASON_CHARS] or None)
 
 

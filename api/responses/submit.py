@@ -11,7 +11,7 @@ from starlette.requests import Request
 from api.request_headers import read_key_header, read_timezone
 from api.responses.schemas import CreateResponse, Input
 from api.state import state_of
-from api.streams.responses_object import ASKED, Asked, read_id
+from api.streams.responses_object import ASKED, Asked, approval_id, read_id
 from shared.errors import (
     ConcurrencyConflict,
     InvalidRequest,
@@ -69,8 +69,12 @@ async def _decide(
     previous = await _find_previous(request, principal, previous_id)
     try:
         return await state_of(request).approvals.decide(principal, previous.id, said.decisions)
-    except InvalidRequest as error:  # it names the places of another body
-        raise InvalidRequest(_INPUT, error.msg, error.type) from None
+    except InvalidRequest as error:  # it names places and ids of another body
+        decided = {decision.tool_call_id for decision in said.decisions}
+        asked = [approval.tool_call_id for approval in previous.approvals]
+        missing = ", ".join(approval_id(call) for call in asked if call not in decided)
+        msg = f"Decisions are missing for: {missing}" if error.type == "missing" else error.msg
+        raise InvalidRequest(_INPUT, msg, error.type) from None
 
 
 async def _continue_conversation(

@@ -20,7 +20,14 @@ from typing import Any, Final, assert_never
 
 import orjson
 
-from api.streams.responses_object import SERVER_LABEL, Outcome, outcome_of, response_object
+from api.streams.responses_object import (
+    SERVER_LABEL,
+    Outcome,
+    approval_id,
+    outcome_of,
+    output_item_id,
+    response_object,
+)
 from shared.turn.events import (
     MESSAGE_DELTA_HEAD,
     AwaitingApproval,
@@ -223,7 +230,7 @@ class ResponsesEncoder:
         """An id that is the same whenever the same is told, and another one in another attempt."""
         number, self._tale_items = self._tale_items, self._tale_items + 1
         tale = max(self._attempt - self._parks, 1)
-        return f"{prefix}_{self._turn.planned_output_message_id.hex}{tale:02x}{number:04x}"
+        return output_item_id(prefix, self._turn.planned_output_message_id, tale, number)
 
     def _add(self, item: dict[str, Any]) -> tuple[int, bytes]:
         index, self._index = self._index, self._index + 1
@@ -363,7 +370,7 @@ class ResponsesEncoder:
         for wanted in event.actions:
             call = self._calls.get(wanted.tool_call_id)
             request = {
-                "id": f"mcpr_{wanted.tool_call_id}",
+                "id": approval_id(wanted.tool_call_id),
                 "type": "mcp_approval_request",
                 "server_label": SERVER_LABEL,
                 "name": wanted.name,

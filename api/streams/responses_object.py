@@ -20,7 +20,9 @@ ASKED: Final = "responses"
 """Under this name a turn's settings hold what only this protocol asks for."""
 SERVER_LABEL: Final = "turnkeep"
 """Of tool calls: the server has made them, the client need not."""
+APPROVAL_PREFIX: Final = "mcpr_"
 _HEX: Final = re.compile(r"[0-9a-f]{32}")
+_ITEM: Final = re.compile(r"msg_[0-9a-f]{38,}")
 _STATUS: Final = {
     TurnStatus.PENDING: "queued",
     TurnStatus.RUNNING: "in_progress",
@@ -46,10 +48,26 @@ def message_id(message_id: UUID) -> str:
     return f"msg_{message_id.hex}"
 
 
+def approval_id(tool_call_id: str) -> str:
+    """Of the request for an approval of a tool call."""
+    return f"{APPROVAL_PREFIX}{tool_call_id}"
+
+
 def read_id(text: str, prefix: str) -> UUID | None:
     """Inverse of the above; None when `text` is no such id."""
     head, _, rest = text.partition("_")
     return UUID(rest) if head == prefix and _HEX.fullmatch(rest) else None
+
+
+def output_item_id(prefix: str, answer_id: UUID, attempt: int, number: int) -> str:
+    """Of an item of a response: the id of the turn's answer, and which of its items it is."""
+    return f"{prefix}_{answer_id.hex}{attempt:02x}{number:04x}"
+
+
+def read_message_id(text: str) -> UUID | None:
+    """The message behind an item: of a response's item the turn's answer; None: no such id."""
+    is_of_response = _ITEM.fullmatch(text) is not None
+    return read_id(text[: len("msg_") + 32] if is_of_response else text, "msg")
 
 
 class Asked(BaseModel):

@@ -31,7 +31,7 @@ _SAMPLING: Final = {
 """Parameters, and the settings of a turn that they are."""
 _POSITIVE: Final = frozenset({"max_tokens", "top_k"})
 _UNSIGNED: Final = frozenset({"temperature", "presence_penalty", "frequency_penalty"})
-_WITHOUT_EFFECT: Final = ("min_p", "repetition_penalty", "thinking", "tool_context")
+_WITHOUT_EFFECT: Final = ("min_p", "repetition_penalty", "thinking", "tool_context", "priority")
 _SPOKEN: Final = frozenset({"text", "tool_use", "tool_result"})
 _FILES: Final = frozenset({"image", "audio", "binary", "file"})
 _SILENT: Final = frozenset({"thinking", "source", "tldr"})
@@ -96,6 +96,8 @@ class ZylonResponseFormat(_Strict):
 
 class ZylonSystemPrompt(_Strict):
     text: str | None = None
+    use_default_prompt: Any = None
+    citations: Any = None
 
 
 def _as_system(value: Any) -> Any:
@@ -125,6 +127,7 @@ class ZylonChatRequest(_Strict):
     response_format: ZylonResponseFormat | None = None
     system: Annotated[ZylonSystemPrompt | None, BeforeValidator(_as_system)] = None
     thinking: Any = None
+    priority: Any = None
 
     def require_sound(self, *place: str) -> None:
         """Raises `InvalidFields` where something is wrong that the types do not tell."""
@@ -175,7 +178,13 @@ class ZylonChatRequest(_Strict):
             for block in message.content
             if block.type == "tool_use" and block.id
         }
-        return [row for message in talk for row in _rows(message, names)]
+        rows: list[dict[str, Any]] = []
+        open_calls: list[str] = []
+        for message in talk:
+            if message.role == "assistant":
+                open_calls = [b.id for b in message.content if b.type == "tool_use" and b.id]
+            rows += _rows(message, names, open_calls)
+        return rows
 
 
 def problems_of(chat: ZylonChatRequest) -> Iterator[Problem]:
@@ -191,7 +200,8 @@ def problems_of(chat: ZylonChatRequest) -> Iterator[Problem]:
             yield ("messages", index, "content"), "Content cannot be empty"
     last = len(chat.messages) - 1
     if chat.messages[last].role != "user":
-        yield ("messages", last, "role"), "The last message must be the user's"
+        why = "The last message must be the user's: no tool call waits for a client's result"
+        yield ("messages", last, "role"), why
     elif not chat.prompt().strip() and chat.messages[last].content:
         yield ("messages", last, "content"), "The last message must have a text"
     yield from _problems_of_tools(chat)
@@ -234,6 +244,13 @@ def _problems_of_tools(chat: ZylonChatRequest) -> Iterator[Problem]:
 def warnings_of(chat: ZylonChatRequest) -> list[str]:
     """What is right, and has no effect here."""
     found = [f"{name} has no effect" for name in _WITHOUT_EFFECT if getattr(chat, name) is not None]
+    choice = chat.tool_choice
+    kind = choice.type if isinstance(choice, ZylonToolChoice) else choice
+    if kind not in (None, "auto"):
+        found.append("tool_choice has no effect")
+    for name in ("use_default_prompt", "citations"):
+        if getattr(chat.system, name, None) is not None:
+            found.append(f"system.{name} has no effect")
     for name in sorted(_POSITIVE | _UNSIGNED):
         value = getattr(chat, name)
         if value is not None and _SAMPLING[name] not in chat.settings():
@@ -246,16 +263,28 @@ def text_of(blocks: Sequence[ZylonContentBlock]) -> str:
     return "\n".join(block.text for block in blocks if block.type == "text" and block.text)
 
 
-def _rows(message: ZylonChatMessage, names: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
+def _rows(
+    message: ZylonChatMessage, names: Mapping[str, str | None], open_calls: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of a message; takes the calls it answers out of `open_calls`."""
     text = text_of(message.content)
-    results = [_result_part(b, names) for b in message.content if b.type == "tool_result"]
+    told = [block for block in message.content if block.type == "tool_result"]
+    for block in told:
+        if block.tool_use_id in open_calls:
+            open_calls.remove(block.tool_use_id)
+    if message.role == "tool" and text and len(open_calls) == 1:
+        told.append(
+            ZylonContentBlock(type="tool_result", tool_use_id=open_calls.pop(), content=text)
+        )
+    results = [_result_part(block, names) for block in told]
     if results:
         yield _row("tool", "\n".join(part["content"] for part in results), "request", results)
     if message.role == "assistant":
         parts = [part for block in message.content if (part := _said_part(block)) is not None]
         if parts:
             yield _row("assistant", text, "response", parts)
-    elif text:
+    elif message.role == "user" and text:
+        open_calls.clear()
         part = {"part_kind": "user-prompt", "content": text}
         yield _row("user", text, "request", [part])
 
@@ -281,13 +310,25 @@ def _said_part(block: ZylonContentBlock) -> dict[str, Any] | None:
 
 
 def _result_part(block: ZylonContentBlock, names: Mapping[str, str | None]) -> dict[str, Any]:
-    content = block.content
-    if not isinstance(content, str):
-        content = "" if content is None else orjson.dumps(content).decode()
     return {
         "part_kind": "tool-return",
         "tool_name": names.get(block.tool_use_id or "") or "tool",
-        "content": content,
+        "content": _result_text(block.content),
         "tool_call_id": block.tool_use_id,
         "outcome": "failed" if block.is_error else "success",
     }
+
+
+def _result_text(content: Any) -> str:
+    """The text of a result's blocks; of what has none, its JSON."""
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    texts = [b["text"] for b in blocks if isinstance(b, dict) and _is_text(b)]
+    if texts:
+        return "\n".join(texts)
+    return "" if content in (None, []) else orjson.dumps(content).decode()
+
+
+def _is_text(block: dict[str, Any]) -> bool:
+    return block.get("type") == "text" and isinstance(block.get("text"), str)

@@ -119,12 +119,10 @@ async def zylon_delete_interaction(request: Request) -> Response:
 
 
 async def zylon_cancel_interaction(request: Request) -> Response:
-    """Stops an interaction; 409 when it was over already."""
+    """Stops an interaction; 409 when it was over already, or somebody stopped it before."""
     owner, found = await _find(request, is_vital=True)
-    turn = found.turn
-    if not turn.is_terminal:
-        turn = await state_of(request).cancels.cancel(owner, turn.id)
-    if found.turn.is_terminal or turn.status is not TurnStatus.CANCELLED:
+    turn, is_first = await state_of(request).cancels.cancel_once(owner, found.turn.id)
+    if not is_first or turn.status is not TurnStatus.CANCELLED:
         raise HTTPException(HTTPStatus.CONFLICT, "The interaction is already completed")
     return Response(status_code=HTTPStatus.NO_CONTENT)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.zylon.chat_request import ZylonChatRequest, ZylonContentBlock
 from api.zylon.ids import show
@@ -32,6 +33,10 @@ _INGESTION: Final[dict[str, IngestStatus]] = {
 }
 
 
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+"""How a time begins; numbers are times to pydantic."""
+
+
 def _absent() -> Any:
     """What a member is that is left out."""
 
@@ -50,12 +55,20 @@ def _near(at: datetime) -> datetime:
     return at
 
 
+def _as_written(value: Any) -> Any:
+    if isinstance(value, str) and _RFC_3339.match(value):
+        return value
+    raise ValueError("Input should be a time of RFC 3339")
+
+
 class ZylonCreateProject(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[str, Field(strict=True, min_length=1, max_length=255)]
     goal: Annotated[str, Field(strict=True, max_length=10_000)] | None = None
-    deadline: Annotated[AwareDatetime, AfterValidator(_near)] | None = None
+    deadline: (
+        Annotated[AwareDatetime, BeforeValidator(_as_written), AfterValidator(_near)] | None
+    ) = None
     visibility: Visibility
 
 

@@ -7,7 +7,7 @@ from deploy.admin.desk import PLACE, Action, Desk
 from deploy.admin.settings import CommandError
 from shared.service import accounts
 from shared.service.accounts import create_api_key
-from shared.turn.model import CredentialKind, Reach
+from shared.turn.model import CredentialKind, Permission, Reach
 
 KINDS = {
     "api-key": {CredentialKind.API_KEY: "API key"},
@@ -39,6 +39,13 @@ def add_key_commands(action: Action) -> None:
             default=[],
             help=f"of a mechamental token: reach this {scope} only; repeat",
         )
+    create.add_argument(
+        "--permission",
+        action="append",
+        default=[],
+        choices=[permission.value for permission in Permission],
+        help="of a mechamental token: may do this only; repeat",
+    )
     action("list", "list keys and tokens, without their secrets", list_keys).add_argument(
         "--tenant", help=PLACE
     )
@@ -51,9 +58,12 @@ async def create_a_key(desk: Desk, asked: argparse.Namespace) -> None:
     user_id = await desk.user(asked)
     tenant = await desk.tenant(asked.tenant)
     kinds = KINDS[asked.kind]
-    reach = Reach(*(frozenset(names) or None for names in (asked.workspace, asked.namespace)))
+    asked_for = (asked.workspace, asked.namespace, asked.permission)
+    reach = Reach(*(frozenset(names) or None for names in asked_for))
     if reach != Reach() and CredentialKind.MECHAMENTAL not in kinds:
-        raise CommandError("only tokens of --kind mechamental reach some workspaces or namespaces")
+        raise CommandError(
+            "only tokens of --kind mechamental reach some workspaces, namespaces or permissions"
+        )
     for kind, told in kinds.items():
         secret = await create_api_key(
             desk.database,
@@ -71,7 +81,18 @@ async def list_keys(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = None if asked.tenant is None else await desk.tenant(asked.tenant)
     rows = await accounts.list_api_keys(desk.database, None if tenant is None else tenant["id"])
     desk.table(
-        ["ID", "STATE", "KIND", "BEGINS", "TENANT", "USER", "NAME", "EXPIRES", "LAST USED"],
+        [
+            "ID",
+            "STATE",
+            "KIND",
+            "BEGINS",
+            "TENANT",
+            "USER",
+            "NAME",
+            "REACH",
+            "EXPIRES",
+            "LAST USED",
+        ],
         [
             [
                 r["id"],
@@ -81,6 +102,12 @@ async def list_keys(desk: Desk, asked: argparse.Namespace) -> None:
                 r["tenant"],
                 r["email"],
                 r["name"],
+                " ".join(
+                    f"{what}={','.join(r[f'{what}s'])}"
+                    for what in ("workspace", "namespace", "permission")
+                    if r[f"{what}s"] is not None
+                )
+                or None,
                 r["expires_at"],
                 r["last_used_at"],
             ]

@@ -67,14 +67,23 @@ class CancelService:
         Raises:
             TurnNotFound: unknown, deleted or somebody else's.
         """
+        turn, _ = await self.cancel_once(principal, turn_id, partial_text)
+        return turn
+
+    async def cancel_once(
+        self, principal: Principal, turn_id: UUID, partial_text: str | None = None
+    ) -> tuple[Turn, bool]:
+        """As `cancel`, and whether nobody had asked for it before."""
         row = await self._database.for_tenant(principal).fetch_one(
             "request_cancel", turn_id, principal.tenant_id, principal.user_id
         )
         if row is None:
             turn = await self._turns.get(principal, turn_id)
             late = await self._add_late_text(principal, turn.thread_id, partial_text, turn_id)
-            return late or turn
+            return late or turn, False
         turn = turn_from_row(row)
+        # Both are written by the same statement, but when somebody had asked before.
+        is_first = turn.is_terminal or row["cancel_requested_at"] == row["updated_at"]
         if turn.is_terminal:
             self._count_cancel("pending")
             await self._ends.publish(turn)
@@ -87,7 +96,7 @@ class CancelService:
             # Of a turn that was parked, the reader's text runs over several messages: ours stand.
             await self._ends.put_partial_text(turn, partial_text)
             turn = await self._turns.get(principal, turn_id)
-        return turn
+        return turn, is_first
 
     async def cancel_active_of_thread(
         self, principal: Principal, thread_id: UUID, partial_text: str | None = None

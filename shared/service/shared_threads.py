@@ -77,7 +77,7 @@ class SharedThreads:
             message.raw,
             message.details,
             preview(message.content) if message.role in ("user", "assistant") else None,
-            owner.acts_for or owner.user_id,
+            (owner.acts_for or owner.user_id) if message.role == "user" else None,
         )
         if row is None:
             raise ThreadNotFound

@@ -53,6 +53,15 @@ CHAT_KINDS = frozenset(
 """What the primary surface takes."""
 
 
+class Permission(StrEnum):
+    """What a restricted credential may do."""
+
+    READ_MESSAGES = "messages:read"
+    WRITE_MESSAGES = "messages:write"
+    READ_THREADS = "threads:read"
+    WRITE_THREADS = "threads:write"
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far a credential reaches; None of each: everywhere."""
@@ -60,7 +69,7 @@ class Reach:
     workspaces: frozenset[str] | None = None
     namespaces: frozenset[str] | None = None
     permissions: frozenset[str] | None = None
-    """Such as `messages:read`, `messages:write`."""
+    """Values of `Permission`."""
 
 
 @dataclass(frozen=True, slots=True)

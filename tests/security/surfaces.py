@@ -240,7 +240,9 @@ TABLES: Final[Mapping[str, Mapping[str, Row]]] = {
 }
 
 
-PREFLIGHTS: Final = {"OPTIONS /chat", f"OPTIONS {_CHAT}", f"OPTIONS {_CHAT}/message"}
+PREFLIGHTS: Final = {
+    "OPTIONS /chat", f"OPTIONS {_CHAT}", f"OPTIONS {_CHAT}/message", "OPTIONS /chat/{rest:path}",
+}  # fmt: skip
 """What browsers ask of another origin, without a key; routes beside the operations."""
 
 # -- surfaces and operations

@@ -87,7 +87,7 @@ select
     coalesce(
         k.revoked_at, (select p.revoked_at from api_keys p where p.id = k.parent_id)
     ) as revoked_at,
-    k.last_used_at, u.email, n.slug as tenant
+    k.last_used_at, u.email, n.slug as tenant, k.workspaces, k.namespaces, k.permissions
 from api_keys k
 join users u on u.id = k.user_id
 join tenants n on n.id = k.tenant_id

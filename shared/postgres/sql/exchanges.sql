@@ -125,7 +125,9 @@ with thread as materialized (
 ),
 added as (
     insert into messages (id, tenant_id, thread_id, role, content, format, created_by)
-    select given.id, $1, t.id, given.role, given.content, 'text', $2
+    select
+        given.id, $1, t.id, given.role, given.content, 'text',
+        case when given.role = 'user' then $2::uuid end
     from thread t
     cross join unnest($4::uuid[], $5::text[], $6::text[])
         with ordinality as given (id, role, content, place)

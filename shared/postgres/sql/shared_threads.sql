@@ -15,7 +15,7 @@ where th.id = $1
 
 -- name: append_message :one tenant
 -- A message that no turn has made; no row = no such thread. $1 id  $2 tenant  $3 thread  $4 owner
--- $5 role  $6 content  $7 format  $8 raw data  $9 details  $10 preview, null: not told of  $11 who says it
+-- $5 role  $6 content  $7 format  $8 raw data  $9 details  $10 preview, null: not told of  $11 who says it?
 with thread as materialized (
     select th.id
     from threads th

@@ -22,7 +22,7 @@ from shared.service.accounts import PREFIX_OF
 from shared.service.credentials import Credentials
 from shared.service.passwords import is_right
 from shared.service.sealing import Sealer
-from shared.turn.model import CredentialKind, Reach
+from shared.turn.model import CredentialKind, Permission, Reach
 
 PEPPER = "pepper-of-the-admin-tests"
 Call = Callable[..., Awaitable[str]]
@@ -99,12 +99,17 @@ async def test_a_token_reaches_what_it_was_made_for(
 ) -> None:
     made = ("key", "create", acme, "ann@acme.example", "--kind")
     told = await call(
-        *made, "mechamental", "--workspace", "a", "--workspace", "b", "--namespace", "n"
-    )
+        *made, "mechamental", "--workspace", "a", "--workspace", "b", "--namespace", "n",
+        "--permission", "messages:read", "--permission", "threads:write",
+    )  # fmt: skip
     principal = await authenticate(database, re.findall(r"mm_tok_\S+", told)[0])
-    assert principal.reach == Reach(frozenset("ab"), frozenset("n"))
-    with pytest.raises(CommandError, match="mechamental"):
-        await call(*made, "zylon", "--namespace", "n")
+    may = frozenset({Permission.READ_MESSAGES, Permission.WRITE_THREADS})
+    assert principal.reach == Reach(frozenset("ab"), frozenset("n"), may)
+    listed = await call("key", "list", "--tenant", acme)
+    assert "workspace=a,b namespace=n permission=messages:read,threads:write" in listed
+    for option in (("--namespace", "n"), ("--permission", "messages:read")):
+        with pytest.raises(CommandError, match="mechamental"):
+            await call(*made, "zylon", *option)
 
 
 async def test_who_is_kept_out_and_let_in(call: Call, acme: str, database: Database) -> None:
@@ -207,6 +212,7 @@ async def test_a_terminal_is_shown_no_control_characters(call: Call, acme: str) 
         (["limit", "set", "a", "b", "0"], {}, "1 to 1000"),
         (["key", "revoke", "x"], {}, "invalid UUID"),
         (["tenant"], {}, "ACTION"),
+        (["key", "create", "a", "b", "--permission", "messages:eat"], {}, "messages:write"),
     ],
 )
 def test_errors_are_readable(arguments: list[str], environment: dict[str, str], why: str) -> None:

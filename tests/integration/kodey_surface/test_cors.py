@@ -33,7 +33,9 @@ def cors(answered: httpx.Response) -> dict[str, str]:
 UNKNOWN = UUID(int=1)
 
 
-@pytest.mark.parametrize("path", ["/chat", f"/chat/{UNKNOWN}", f"/chat/{UNKNOWN}/message"])
+@pytest.mark.parametrize(
+    "path", ["/chat", f"/chat/{UNKNOWN}", f"/chat/{UNKNOWN}/message", "/chat/", "/chat/a/b/c"]
+)
 async def test_a_preflight_needs_no_key(anybody: httpx.AsyncClient, path: str) -> None:
     answered = await anybody.options(path, headers=ASKED)
     assert answered.status_code == 204
@@ -57,8 +59,10 @@ async def test_answers_and_errors_can_be_read(member: Member, anybody: httpx.Asy
         await anybody.get("/chat", headers=ORIGIN),
         await anybody.get("/chat/a/b/c/d", headers=ORIGIN),
         await anybody.get("/chat/", headers=ORIGIN),
+        await anybody.post("/chat/a/b/c/d", headers=ORIGIN),
     ]
-    assert [answered.status_code for answered in told] == [200, 404, 400, 405, 204, 401, 404, 404]
+    statuses = [answered.status_code for answered in told]
+    assert statuses == [200, 404, 400, 405, 204, 401, 404, 404, 404]
     for answered in told:
         assert cors(answered)["access-control-allow-origin"] == "*"
         assert "x-ratelimit-remaining" in cors(answered)["access-control-expose-headers"]

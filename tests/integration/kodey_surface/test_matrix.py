@@ -69,7 +69,7 @@ def test_no_route_is_missing() -> None:
     assert {route.name for route in ROUTES} == set(BODIES)
     paths = {operation.path for operation in SURFACE.operations if "/chat" in operation.path}
     assert {(route.path, *route.methods) for route in SURFACE.plain_routes} == {  # type: ignore[misc]
-        (path, "OPTIONS") for path in paths
+        (path, "OPTIONS") for path in {*paths, "/chat/{rest:path}"}
     }
 
 
@@ -104,6 +104,7 @@ async def test_wrong_values_are_named(member: Member) -> None:
         ("GET", "/chat?userId=a&userId=b", None, "userId: "),
         ("GET", "/chat?agentType=%00", None, "agentType: "),
         ("POST", f"/chat/{chat_id}/message", {"content": []}, "content: "),
+        ("POST", f"/chat/{chat_id}/message", {"content": " "}, "content: String should not be"),
         ("POST", "/agent", {"name": ""}, "name: "),
         ("POST", "/agent", {"name": "x", "temperature": 3}, "temperature: "),
         ("POST", "/agent", {"name": "x", "temperature": "1"}, "temperature: "),

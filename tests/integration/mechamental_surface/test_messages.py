@@ -98,6 +98,8 @@ async def test_any_role_is_stored_and_no_model_is_run(mm: Mm, role: str, admin: 
     told = await mm.say(mm.place(), "four byte", role=role)
     assert (told["role"], told["token_count"]) == (role, 3)
     assert (told["tool_calls"], told["artifacts"], told["metadata"]) == ([], [], {})
+    said_by = await admin.fetchval("select created_by from messages")
+    assert said_by == (mm.user_id if role == "user" else None)
     assert await admin.fetchval("select count(*) from turns") == 0
 
 

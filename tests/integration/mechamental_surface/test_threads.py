@@ -45,6 +45,13 @@ async def test_a_thread_before_its_first_message(mm: Mm) -> None:
     assert shown["title"] == "Support"
 
 
+async def test_null_is_the_id_of_the_path(mm: Mm) -> None:
+    place = mm.place(thread="named")
+    made = await create(mm, **{**dict.fromkeys(place.ids), "thread_id": "named"})
+    assert made.items() >= place.ids.items()
+    assert (await create(mm, **dict.fromkeys(place.ids)))["app_id"] == "a"
+
+
 async def test_a_name_is_made_where_none_is_given(mm: Mm) -> None:
     answered = await mm.post(f"{mm.place().namespace_path}/threads")
     assert answered.status_code == 201

@@ -276,6 +276,44 @@ async def test_approvals_are_asked_for_and_given(
     assert again.output_text == final.output_text
 
 
+async def test_items_go_on_after_one_of_a_response(
+    client: AsyncOpenAI, start_worker: StartWorker
+) -> None:
+    """Whose id is not the one that it is listed under."""
+    await start_worker()
+    conversation = (await client.conversations.create()).id
+    call = {"name": "look", "args": {}, "result": "seen"}
+    first = await client.responses.create(
+        input="one", conversation=conversation, **asked("said", toolCalls=[call])
+    )
+    await client.responses.create(input="two", conversation=conversation, **asked("again"))
+    page = await client.conversations.items.list(
+        conversation, after=first.output[-1].id, order="asc"
+    )
+    assert texts_of(page.data) == ["two", "again"]
+    with pytest.raises(openai.NotFoundError):
+        await client.conversations.items.list(conversation, after="msg_" + "0" * 38)
+
+
+async def test_a_missing_decision_is_named_as_it_was_asked_for(
+    client: AsyncOpenAI, start_worker: StartWorker
+) -> None:
+    await start_worker()
+    pay = {"name": "pay", "args": {}, "result": "paid"}
+    wanted = asked("Done.", approval={"text": "May I? ", "calls": [pay, pay]})
+    made = await client.responses.create(input="x", **wanted)
+    first, second = (item.id for item in made.output if item.type == "mcp_approval_request")
+    decision: Any = {
+        "type": "mcp_approval_response", "approval_request_id": first, "approve": True,
+    }  # fmt: skip
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(
+            input=[decision], previous_response_id=made.id, model="scripted"
+        )
+    assert str(second) in refused.value.message
+    assert str(first) not in refused.value.message
+
+
 async def test_failures_are_told(client: AsyncOpenAI, start_worker: StartWorker) -> None:
     await start_worker()
     response = await client.responses.create(input="x", **asked("abc def", failAfter=1))

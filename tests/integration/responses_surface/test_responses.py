@@ -187,6 +187,8 @@ async def test_input_items_are_what_stood_there_before_the_answer(
     await app.state.shared_threads.append(owner, thread_id, NewMessage("user", "later"))
     listed = (await user.get(f"{RESPONSES}/{made['id']}/input_items?order=asc")).json()
     assert [item["content"][0]["text"] for item in listed["data"]] == ["one", "two"]
+    said_by = await admin.fetch("select created_by from messages order by seq")
+    assert [row["created_by"] for row in said_by] == [None, owner_id, owner_id]
 
 
 async def test_a_repeated_request_does_not_need_what_it_went_on_from(user: User) -> None:

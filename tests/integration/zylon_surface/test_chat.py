@@ -147,6 +147,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [user_says("x"), {"role": "assistant", "content": "y"}]},
         "messages.1.role: The last message must be the user's",
     ),
+    "last is a tool's": (
+        {"messages": [user_says("x"), {"role": "tool", "content": "y"}]},
+        "messages.1.role: The last message must be the user's: no tool call waits",
+    ),
     "unknown role": ({"messages": [{"role": "boss", "content": "x"}]}, "messages.0.role: Input"),
     "a boolean as a number": (
         {"messages": [user_says("x")], "max_tokens": True},

@@ -27,6 +27,15 @@ async def test_a_project(member: Member) -> None:
     assert listed["data"][0]["id"] == member.project_id
 
 
+@pytest.mark.parametrize("deadline", [5, 5.5, "5", "1772323200", "2026-03-01T00:00:00", True])
+async def test_a_deadline_is_a_time_as_it_is_written(member: Member, deadline: Any) -> None:
+    body = {"name": "Q1", "visibility": "Public", "deadline": deadline}
+    refused = await member.post("/project", json=body)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert refused.json()["error"]["message"].startswith("deadline: Input should")
+    assert (await member.post("/project", json={**body, "deadline": None})).status_code == 201
+
+
 async def test_a_private_project_is_its_makers_alone(
     member: Member, add_member: AddMember, worker: RunningWorker
 ) -> None:

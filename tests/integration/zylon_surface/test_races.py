@@ -14,7 +14,7 @@ from shared.postgres.transaction import Transaction
 from shared.service.accept import accept_arguments
 from shared.service.transient_threads import TransientThreads
 from shared.turn.model import Principal
-from tests.fixtures.system import MakeTurn, RunningWorker
+from tests.fixtures.system import MakeTurn, RunningWorker, StartWorker
 from tests.fixtures.waiting import wait_until
 from tests.integration.zylon_surface.conftest import Member, bare, user_says
 
@@ -127,6 +127,40 @@ async def test_an_interaction_that_is_sent_again_is_the_same(
     other = await colleague.post(path, json=body, headers=key)
     assert other.status_code == 201
     assert other.json()["id"] != answers[0].json()["id"]
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_one_of_many_cancels_stops_an_interaction(
+    member: Member,
+    start_worker: StartWorker,
+    app: Starlette,
+    monkeypatch: pytest.MonkeyPatch,
+    is_running: bool,
+) -> None:
+    """All have seen it active before the first one stops it."""
+    if is_running:
+        await start_worker()
+    interaction = await member.scripted(await member.thread(), deltas=1, hangAfter=1)
+    turn = f"/turns/{bare(interaction)}"
+
+    async def waits() -> bool:
+        expected = "running" if is_running else "pending"
+        return bool((await member.chat.get(turn)).json()["status"] == expected)
+
+    await wait_until(waits, "the turn is where it is wanted")
+    all_have_seen = asyncio.Barrier(3)
+    find = app.state.interactions.find
+
+    async def find_with_others(*asked: Any) -> Any:
+        found = await find(*asked)
+        await all_have_seen.wait()
+        return found
+
+    monkeypatch.setattr(app.state.interactions, "find", find_with_others)
+    path = f"/interaction/{interaction}/cancel"
+    async with asyncio.TaskGroup() as group:
+        posts = [group.create_task(member.post(path)) for _ in range(3)]
+    assert sorted(post.result().status_code for post in posts) == [204, 409, 409]
 
 
 async def test_deleting_all_threads_leaves_a_chat_that_runs(member: Member, admin: Any) -> None:
