@@ -79,7 +79,8 @@ def _details(request: Request, report: ErrorReport) -> dict[str, Any]:
         case errors.NameTaken() as error:
             return _resource("thread", error.name)
         case errors.MessageNotFound() as error:
-            return _resource("message", error.message_id or asked.get("message_id"))
+            asked_for = error.message_id
+            return _resource("message", asked["message_id"] if asked_for is None else asked_for)
         case errors.NotFound():
             return _resource("organization", asked.get("org_id"))
         case errors.ConcurrencyConflict() as error:

@@ -159,7 +159,7 @@ async def test_a_parent_is_a_message_of_the_thread(mm: Mm, admin: Any) -> None:
     place, other = mm.place(), mm.place(thread="other")
     first = await mm.say(place)
     body = {**other.ids, "role": "user", "content": "x"}
-    for parent in (first["message_id"], str(new_id()), "no uuid"):
+    for parent in (first["message_id"], str(new_id()), "no uuid", ""):
         await mm.say(other)
         refused = await mm.post(other.path, json={**body, "parent_message_id": parent})
         assert refused.status_code == 404
