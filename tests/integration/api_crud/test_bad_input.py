@@ -30,7 +30,7 @@ def check_422(answer: Any) -> list[dict[str, Any]]:
 async def test_json_that_is_refused(client: Client, admin: Any, name: str) -> None:
     began = time.monotonic()
     answer = await client.post(THREADS, content=REFUSED[name], headers=JSON)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     (item,) = check_422(answer)
     assert item["type"] == "json_invalid"
     assert await admin.fetchval("select count(*) from threads") == 0

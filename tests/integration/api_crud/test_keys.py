@@ -193,7 +193,7 @@ async def test_a_revocation_is_seen_when_the_answer_is_old(
         return False
 
     await wait_until(refused, "the key is refused")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < credentials.GOOD_FOR_S + 4
 
 
 def test_a_revocation_is_seen_within_five_seconds() -> None:

@@ -364,17 +364,19 @@ async def test_the_loop_goes_on_while_passwords_are_tried() -> None:
             slowest_s = max(slowest_s, time.perf_counter() - began)
 
     watching = asyncio.create_task(watch())
+    began_all = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(passwords.is_right(HASHED, PASSWORD)) for _ in range(MAX_WAITING)
         ]
         leaves = group.create_task(asyncio.sleep(0))
+    took_s = time.perf_counter() - began_all
     assert leaves.done()
     is_over = True
     await watching
     passwords.close()
     assert all(task.result() for task in tasks)
-    assert slowest_s < 0.5
+    assert slowest_s < took_s / 3
 
 
 async def test_too_many_passwords_at_once_are_refused(app: Starlette, ann: UUID) -> None:

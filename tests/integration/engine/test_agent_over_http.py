@@ -203,7 +203,7 @@ async def test_cancelling_the_consumer_closes_the_models_stream(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await wait_until(lambda: call.how == "client_closed", "the call is closed", 0.3)
+    await wait_until(lambda: call.how == "client_closed", "the call is closed", 0.9)
     (message,) = run.result().messages
     assert (message.content, message.raw["state"]) == (text_of(heard), "interrupted")
 

@@ -47,7 +47,7 @@ async def stop_at(step: int, engines: Engines, again_after: int | None) -> bool:
     if again_after is not None:
         await steps(again_after)
         task.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await asyncio.wait([task])
     assert task.cancelled() is was_running
     return was_running

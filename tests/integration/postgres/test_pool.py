@@ -104,7 +104,7 @@ async def test_more_callers_than_connections_are_refused_in_time(
         began = loop.time()
         with pytest.raises(PostgresUnavailable):
             await database.ping()
-        assert loop.time() - began < 2
+        assert loop.time() - began < 4
         gate.set()
         await holder
         await database.ping()

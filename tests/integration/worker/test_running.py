@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID
@@ -404,7 +405,7 @@ async def test_a_hundred_cancels_of_streaming_turns(
                 group.create_task(one(number))
     assert after_ack == 0
     assert len(waits_s) == 100
-    assert sorted(waits_s)[50] < 0.3
+    assert sorted(waits_s)[50] < 1
 
 
 async def test_a_reader_that_lags_hears_no_delta_behind_the_acknowledgement(
@@ -433,7 +434,7 @@ async def test_a_worker_that_does_not_stop_is_overruled(
         while text_of(seen) != text(2):
             seen += events(await follower.read(5))
         cancelled, took_s = await cancel_and_listen(api, principal, turn.id)
-        assert 0.25 < took_s < 0.9
+        assert 0.25 < took_s < 1.4
         assert (cancelled.status, cancelled.attempt) == (TurnStatus.CANCELLED, 2)
         while not follower.is_done.is_set():
             seen += events(await follower.read(5))
@@ -448,14 +449,18 @@ async def test_a_worker_that_does_not_stop_is_overruled(
 
 
 async def test_a_worker_that_nobody_hears_of_is_overruled_at_once(
-    api: Api, make_turn: MakeTurn, start_worker: StartWorker, principal: Principal
+    open_api: Callable[..., Awaitable[Api]],
+    make_turn: MakeTurn,
+    start_worker: StartWorker,
+    principal: Principal,
 ) -> None:
+    api = await open_api(cancel_wait_s=8.0)
     worker = await start_worker(worker_concurrency=1)
     turn = await api.submit(make_turn(deltas=4, hangAfter=2))
     await wait_until(lambda: has_said(api, turn, 3), "it streams")
     await worker.kill()
     cancelled, took_s = await cancel_and_listen(api, principal, turn.id)
-    assert took_s < 0.25
+    assert took_s < 4
     assert (cancelled.status, cancelled.attempt) == (TurnStatus.CANCELLED, 2)
     assert await stored_text(api, turn) == text(2)
 
@@ -562,7 +567,7 @@ async def test_a_slot_whose_release_was_lost_is_released_again(
     first = await api.submit(make_turn(deltas=1))
     second = await api.submit(make_turn(deltas=1))
     await api.end_of(first)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(8):
         assert (await api.end_of(second)).status is TurnStatus.COMPLETED
 
 

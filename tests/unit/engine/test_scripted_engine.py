@@ -77,7 +77,7 @@ async def test_deltas_of_an_empty_text_are_none() -> None:
 async def test_without_a_script_it_answers_about_the_prompt_and_takes_its_time() -> None:
     began = time.monotonic()
     first = texts(await collect(start(None, prompt="tell me of bees")))
-    assert 0.2 < time.monotonic() - began < 3
+    assert 0.2 < time.monotonic() - began < 10
     assert "tell me of bees" in "".join(first)
     assert 15 <= len(first) <= 35
 
@@ -85,7 +85,7 @@ async def test_without_a_script_it_answers_about_the_prompt_and_takes_its_time()
 async def test_interval_paces_the_deltas() -> None:
     began = time.monotonic()
     await collect(start({"deltas": 6, "intervalMs": 20}))
-    assert 0.1 <= time.monotonic() - began < 1
+    assert 0.1 <= time.monotonic() - began < 10
 
 
 async def test_without_interval_others_get_their_turn() -> None:
@@ -161,7 +161,7 @@ async def test_ignore_cancel_lingers_then_gives_way() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert 0.08 <= time.monotonic() - began < 1
+    assert 0.08 <= time.monotonic() - began < 10
 
 
 TOOLS: dict[str, Any] = {
