@@ -177,8 +177,8 @@ class Admission:
         """Holds a seat while a stream is prepared; the response holds its own.
 
         Raises:
-            TooManyStreams: of theirs.
-            Saturated: of all.
+            TooManyStreams: the caller has as many open as allowed.
+            Saturated: the process has.
         """
         streams = self.streams
         if streams.is_full_for(who):

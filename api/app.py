@@ -21,13 +21,13 @@ from api.automations import automations
 from api.automations import runs as automation_runs
 from api.chat import approvals, attachments, feedback, messages, threads, turns
 from api.chat.fast_get_turn import FastGetTurn
-from api.cursors import CursorSigner
 from api.failed_credentials import FailedCredentials
 from api.hot_routes import HotRoutes
 from api.kodey import surface as kodey
 from api.mechamental import surface as mechamental
 from api.metrics import CountRequests, RequestCounter
 from api.openapi import routes_from, serve_document
+from api.page_cursors import CursorSigner
 from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.responses import surface as responses

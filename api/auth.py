@@ -39,8 +39,8 @@ async def authenticate(
     """Who asks: `Authorization: Bearer`, else `X-API-Key`, else the cookie of who has signed in.
 
     A credential that is present but wrong is an error even when another one would do: nobody
-    should act under an identity they did not mean. What is vital is never too much. `admits` are
-    the kinds that the surface takes; one of another surface is as unknown as one of nobody.
+    should act under an identity they did not mean. `is_vital` requests pass the rate limit.
+    `admits` are the kinds that the surface takes; any other kind is answered as unknown.
 
     Raises:
         NotAuthenticated: no credential, or a wrong one.

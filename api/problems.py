@@ -186,8 +186,8 @@ def _find_surface(request: Request) -> tuple[str, Dialect] | None:
 def fields_of(error: ValidationError, root: str) -> InvalidFields:
     """pydantic's errors as ours: three keys each, `loc` under `root`.
 
-    Of more than `MAX_TOLD` only how many they are: of half a million, which a body of 1 MiB can
-    hold, each as an object took seven seconds and a gigabyte.
+    Beyond `MAX_TOLD` only their number: a body of 1 MiB can hold half a million, which are too many
+    to make an object of each.
     """
     count = error.error_count()
     if count > MAX_TOLD:

@@ -7,9 +7,14 @@ from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 
+from api.openapi import Header
 from shared.errors import InvalidRequest
 
 MAX_KEY_CHARS: Final = 255
+KEY_HEADER: Final = Header(
+    "Idempotency-Key", f"1 to {MAX_KEY_CHARS} printable ASCII characters, bare or quoted"
+)
+TIMEZONE_HEADER: Final = Header("X-User-Timezone", "IANA name; anything else is ignored")
 
 
 def read_key_header(request: Request) -> str | None:

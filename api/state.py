@@ -10,9 +10,9 @@ from starlette.requests import Request
 
 if TYPE_CHECKING:  # most of these ask for the state themselves
     from api.admission import Admission, RateLimit
-    from api.cursors import CursorSigner
     from api.failed_credentials import FailedCredentials
     from api.hot_routes import FastAnswer
+    from api.page_cursors import CursorSigner
     from api.problems import Dialect
     from api.sse import StreamContext
     from shared.files.object_store import ObjectStore

@@ -1,0 +1,1 @@
+"""Accounts of the primary surface: signing in, the user, personal access tokens."""

@@ -17,8 +17,8 @@ from api.account.schemas import (
 )
 from api.auth import authenticate
 from api.body import read_model
-from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
+from api.page_cursors import read_cursor, tell_cursor
 from api.state import state_of
 from api.validation import path_uuid, read_query
 from api.wire import json_response

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from api.ag_ui.schemas import ContextEntry, ResumeEntry, RunAgentInput
 from api.auth import authenticate
 from api.body import read_model
-from api.openapi import EVENT_STREAM, Answer, Header, Operation
-from api.request_headers import check_key, read_timezone
+from api.openapi import EVENT_STREAM, Answer, Operation
+from api.request_headers import TIMEZONE_HEADER, check_key, read_timezone
 from api.sse import EventStreamResponse
 from api.state import state_of
 from api.streams.ag_ui import AgUiEncoder
@@ -132,12 +132,10 @@ async def _resume(request: Request, principal: Principal, body: RunAgentInput) -
     )
 
 
-_TIMEZONE = Header("X-User-Timezone", "IANA name; anything else is ignored")
-
 OPERATIONS: Final = (
     Operation(
         "POST", PATH, run_agent, "ag-ui", "Run a turn and stream it as AG-UI events",
-        body=RunAgentInput, also_documents=(ContextEntry, ResumeEntry), headers=(_TIMEZONE,),
+        body=RunAgentInput, also_documents=(ContextEntry, ResumeEntry), headers=(TIMEZONE_HEADER,),
         responses={HTTPStatus.OK: EVENT_STREAM}, errors=(404, 409),
     ),
 )  # fmt: skip

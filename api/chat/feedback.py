@@ -20,8 +20,8 @@ from api.chat.feedback_schemas import (
     FeedbackQuery,
     feedback_to_dict,
 )
-from api.cursors import read_cursor, tell_cursor
 from api.openapi import Answer, Operation
+from api.page_cursors import read_cursor, tell_cursor
 from api.state import state_of
 from api.validation import path_uuid, read_query
 from api.wire import json_response, to_json

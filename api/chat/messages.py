@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from api.auth import authenticate
 from api.chat.message_schemas import MessageList, MessageListQuery, message_to_dict
-from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
+from api.page_cursors import read_cursor, tell_cursor
 from api.state import state_of
 from api.validation import path_uuid, read_query
 from api.wire import json_response
@@ -20,7 +20,7 @@ MESSAGES: Final = "/api/v1/chat/threads/{thread_id}/messages"
 
 
 async def list_messages(request: Request) -> Response:
-    """A thread's messages in the order they came, without those that were superseded."""
+    """A thread's messages in the order they came, without hidden ones."""
     principal = await authenticate(request)
     thread_id = path_uuid(request, "thread_id")
     query = read_query(request, MessageListQuery)

@@ -82,7 +82,7 @@ def accept_turn(request: Request, new: NewTurn) -> Coroutine[Any, Any, Accepted]
 
 async def _accept_with_files(request: Request, new: NewTurn) -> Accepted:
     principal, state = new.principal, state_of(request)
-    replay = await state.turns.find_replay_or_refusal(new)
+    replay = await state.turns.replay_or_refuse(new)
     if replay is not None:
         return replay
     await state.threads.get(principal, new.thread_id)

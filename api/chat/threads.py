@@ -21,8 +21,8 @@ from api.chat.thread_schemas import (
     UpdateThread,
     thread_to_dict,
 )
-from api.cursors import read_cursor, tell_cursor
 from api.openapi import Operation
+from api.page_cursors import read_cursor, tell_cursor
 from api.state import state_of
 from api.validation import path_uuid, read_query
 from api.wire import json_response

@@ -1,8 +1,4 @@
-"""Turns of the primary surface: as they are shown, listed, cancelled and decided.
-
-The models that validate are the ones the OpenAPI document shows. camelCase outside, snake_case
-inside; absent values are `null` in responses, times are UTC with `Z`.
-"""
+"""Turns of the primary surface: as they are shown, listed, cancelled and decided."""
 
 from __future__ import annotations
 
@@ -114,7 +110,7 @@ class DecideTurn(_Model):
 
 
 def turn_to_json(turn: StoredTurn) -> bytes:
-    """A turn as the JSON object `Turn` describes; the fast path of polling."""
+    """A turn as the JSON object `Turn` describes."""
     return to_json(
         {
             "id": _id(turn.id),

@@ -18,8 +18,9 @@ from api.chat.turn_schemas import CancelTurn, TurnList, TurnListQuery, TurnQuery
 from api.chat.turn_schemas import Turn as TurnSchema
 from api.conditional import entity_tag, matches, preferred_wait_s, turn_headers
 from api.connection import end_when_lost
-from api.cursors import read_cursor, tell_cursor
 from api.openapi import EVENT_STREAM, Answer, Header, Operation
+from api.page_cursors import read_cursor, tell_cursor
+from api.request_headers import KEY_HEADER, TIMEZONE_HEADER
 from api.sse import EventStreamResponse
 from api.state import state_of
 from api.streams import vercel_ui
@@ -29,7 +30,7 @@ from api.validation import path_uuid, read_query
 from api.wire import rendered_response
 from shared.errors import CursorExpired, InvalidRequest, RedisUnavailable
 from shared.redis.connection import RedisReplyError
-from shared.service.cursor import decode_seq, encode_seq
+from shared.service.page_cursor import decode_seq, encode_seq
 from shared.turn.approval import Decision
 from shared.turn.events import START, Cursor
 from shared.turn.model import Principal, Turn
@@ -317,20 +318,18 @@ def _location(turn: Turn) -> str:
 
 
 _WAIT = Header("Prefer", "wait=N holds the answer up to N seconds (60 at most) for the turn's end")
-_KEY = Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted")
-_TIMEZONE = Header("X-User-Timezone", "IANA name; anything else is ignored")
 _LAST_ID = Header("Last-Event-ID", "Cursor: the id of the last event seen")
 _IF_NONE_MATCH = Header("If-None-Match", "Entity tag of the version at hand")
 
 OPERATIONS: Final = (
     Operation(
         "POST", f"{THREAD}/turns/stream", stream_turn, "turns", "Submit a turn and stream it",
-        body=SubmitTurn, also_documents=(UIMessage,), headers=(_KEY, _TIMEZONE),
+        body=SubmitTurn, also_documents=(UIMessage,), headers=(KEY_HEADER, TIMEZONE_HEADER),
         responses={HTTPStatus.OK: EVENT_STREAM}, errors=(404, 409),
     ),
     Operation(
         "POST", f"{THREAD}/turns", submit_turn, "turns", "Submit a turn",
-        body=SubmitTurn, also_documents=(UIMessage,), headers=(_KEY, _WAIT, _TIMEZONE),
+        body=SubmitTurn, also_documents=(UIMessage,), headers=(KEY_HEADER, _WAIT, TIMEZONE_HEADER),
         responses={HTTPStatus.ACCEPTED: TurnSchema, HTTPStatus.OK: TurnSchema}, errors=(404, 409),
     ),
     Operation(

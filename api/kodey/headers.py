@@ -33,8 +33,7 @@ _PREFLIGHT: Final = {
 def surface_headers(request: Request) -> dict[str, str]:
     """Headers of an answer to `request`.
 
-    Who is not known has no rate of their own: what counts for them, and is told, is how many wrong
-    keys their address may still send.
+    Requests without a known key are told how many wrong keys their address may still send.
     """
     headers = dict(_OPEN) if _is_open(request) else {}
     rate = _rate(request)

@@ -29,8 +29,8 @@ from api.kodey.schemas import (
     KodeyMessageList,
     second,
 )
-from api.openapi import Header, Operation
-from api.request_headers import read_key_header
+from api.openapi import Operation
+from api.request_headers import KEY_HEADER, read_key_header
 from api.state import state_of
 from shared.errors import PostgresUnavailable, TurnNotFound
 from shared.service.chats import Chat
@@ -45,9 +45,8 @@ _REPLAYED: Final = {"idempotency-replayed": "true"}
 async def kodey_create_message(request: Request) -> Response:
     """Sends a message, and answers with the agent's.
 
-    409: the answer was cancelled, or waits for somebody to approve a tool call. 429: an earlier
-    message is still being answered. 504: the answer takes longer than one may wait. But for the
-    first, the answer comes nevertheless; the same content sent again is answered with it.
+    What else it is answered with stands in `docs/surfaces/kodey.md`. Unless the turn failed, was
+    cancelled or expired, the same content sent again gets the answer.
     """
     principal = await admit(request)
     state_of(request).admission.require_calm()
@@ -182,7 +181,7 @@ OPERATIONS: Final = (
     Operation(
         "POST", MESSAGES, kodey_create_message, "kodey", "Send a message",
         body=KodeyCreateMessage, responses={200: KodeyAnswer}, errors=(409, 504), manner=MANNER,
-        headers=(Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted"),),
+        headers=(KEY_HEADER,),
     ),
     Operation(
         "GET", MESSAGES, kodey_list_messages, "kodey", "List messages",

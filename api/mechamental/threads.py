@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.body import read_model
-from api.cursors import read_cursor, tell_cursor
 from api.mechamental.access import (
     admit,
     read_path,
@@ -27,6 +26,7 @@ from api.mechamental.schemas import (
     ThreadPath,
 )
 from api.openapi import Operation
+from api.page_cursors import read_cursor, tell_cursor
 from api.state import state_of
 from api.validation import read_query
 from api.wire import json_response

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from api.auth import authenticate_bearer
 from api.body import read_model
-from api.openapi import Answer, Header, Operation
+from api.openapi import Answer, Operation
+from api.request_headers import KEY_HEADER
 from api.responses.dialect import MANNER
 from api.responses.schemas import (
     ConversationParam,
@@ -138,12 +139,11 @@ async def _show(request: Request, turn: Turn) -> Response:
     return json_response(ResponsesEncoder.of_stored(turn, story).response())
 
 
-_KEY = Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted")
-
 OPERATIONS: Final = (
     Operation(
         "POST", PREFIX, create_response, "responses", "Create a response",
-        body=CreateResponse, also_documents=(InputMessage, ConversationParam), headers=(_KEY,),
+        body=CreateResponse, also_documents=(InputMessage, ConversationParam),
+        headers=(KEY_HEADER,),
         responses={HTTPStatus.OK: ResponseObject}, also_streams=True, errors=(404, 409),
         manner=MANNER,
     ),

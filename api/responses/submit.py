@@ -46,7 +46,7 @@ async def accept_response(request: Request, principal: Principal, body: CreateRe
         return await _decide(request, principal, body.previous_response_id, said)
     new = _build(request, principal, body, said.text)
     turns = state_of(request).turns
-    replay = await turns.find_replay_or_refusal(new)
+    replay = await turns.replay_or_refuse(new)
     if replay is None and new.client_chose_key:
         replay = await turns.find_replay(new)
     if replay is not None:

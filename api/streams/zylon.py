@@ -1,4 +1,4 @@
-"""The workspace surface's stream: named events of one message, in blocks, ended by `message_stop`.
+"""The Zylon surface's stream: named events of one message, in blocks, ended by `message_stop`.
 
 Order: `message_start`, then of each block `content_block_start`, `content_block_delta` …,
 `content_block_stop`, then `message_delta` with the stop reason, and `message_stop`. A turn that

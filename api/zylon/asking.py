@@ -57,7 +57,7 @@ def build_turn(
     return replace(new, raw_message=with_preceding(new.raw_message, preceding, **details))
 
 
-def details_of(body: ZylonCreateInteraction) -> dict[str, Any]:
+def asked_details(body: ZylonCreateInteraction) -> dict[str, Any]:
     """What an interaction asks beside its chat.
 
     By its body alone: sent again it is the same, whatever has become of what it names.

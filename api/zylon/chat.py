@@ -59,7 +59,7 @@ async def zylon_chat(request: Request) -> Answer:
     chat = await read_model(request, ZylonChatRequest, reserved=frozenset())
     chat.require_sound()
     new = build_turn(request, principal, new_id(), chat)
-    await state.turns.find_replay_or_refusal(new)  # of a new turn: a refusal, if anything
+    await state.turns.replay_or_refuse(new)  # of a new turn: a refusal, if anything
     if chat.stream:
         with state.admission.stream(principal.counted_as):
             return await _stream(request, new)

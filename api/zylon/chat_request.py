@@ -1,6 +1,6 @@
 """What a chat request may say, and what of it is wrong: one validator for chats and interactions.
 
-The parameters are those of the workspace API; what this deployment cannot do is refused or warned
+The parameters are those of the Zylon surface; what this deployment cannot do is refused or warned
 of, and unknown members and blocks are passed over.
 """
 

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.body import read_model
-from api.openapi import EVENT_STREAM, Answer, Header, Operation
-from api.request_headers import read_key_header
+from api.openapi import EVENT_STREAM, Answer, Operation
+from api.request_headers import KEY_HEADER, read_key_header
 from api.sse import EventStreamResponse
 from api.state import state_of
 from api.streams.zylon import ZylonEncoder
@@ -21,7 +21,7 @@ from api.wire import json_response
 from api.zylon import ids
 from api.zylon.access import BASE, ORG, admit
 from api.zylon.answers import events_of, interaction_to_dict
-from api.zylon.asking import build_turn, details_of, with_surroundings
+from api.zylon.asking import asked_details, build_turn, with_surroundings
 from api.zylon.dialect import MANNER
 from api.zylon.paging import Page, ZylonPageQuery, by_seq
 from api.zylon.schemas import (
@@ -41,7 +41,6 @@ from shared.turn.state import TurnStatus
 
 INTERACTIONS: Final = f"{THREAD}/interaction"
 INTERACTION: Final = f"{BASE}/interaction/{{interaction_id}}"
-_KEY: Final = Header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted")
 _STREAM_HEADERS: Final = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
 
@@ -59,7 +58,7 @@ async def zylon_create_interaction(request: Request) -> Response:
     _require_same_thread(request, body.thread_id)
     key = read_key_header(request)
     thread = await state.project_threads.find(principal, ids.read_path(request, "thread"))
-    new = build_turn(request, thread.owner, thread.id, body.pgpt, details_of(body), key)
+    new = build_turn(request, thread.owner, thread.id, body.pgpt, asked_details(body), key)
     # What was asked before is told, whatever has become of its artifacts and its agent.
     accepted = await state.turns.find_replay(new) if new.client_chose_key else None
     if accepted is None:
@@ -165,7 +164,7 @@ async def _find_for(request: Request, principal: Principal) -> Interaction:
 OPERATIONS: Final = (
     Operation(
         "POST", INTERACTIONS, zylon_create_interaction, "zylon", "Create an interaction",
-        body=ZylonCreateInteraction, also_documents=DOCUMENTED, headers=(ORG, _KEY),
+        body=ZylonCreateInteraction, also_documents=DOCUMENTED, headers=(ORG, KEY_HEADER),
         responses={HTTPStatus.CREATED: ZylonInteractionAnswer}, errors=(409,), manner=MANNER,
     ),
     Operation(

@@ -9,16 +9,16 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from api.cursors import read_cursor, tell_cursor
+from api.page_cursors import read_cursor, tell_cursor
 from api.validation import QueryInt
 from shared.errors import InvalidCursor, InvalidRequest
-from shared.service.cursor import (
+from shared.service.listing import Slice, TimeAndId
+from shared.service.page_cursor import (
     decode_seq,
     decode_time_and_id,
     encode_seq,
     encode_time_and_id,
 )
-from shared.service.listing import Slice, TimeAndId
 
 P = TypeVar("P")
 T = TypeVar("T")

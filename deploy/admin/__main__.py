@@ -1,4 +1,4 @@
-"""`python -m deploy.admin`: tenants, users, keys and limits, from the command line.
+"""`python -m deploy.admin`: tenants, users, keys, limits and MCP servers.
 
 Works on the database of TURNKEEP_DATABASE_URL. Secrets are printed once, to standard output, and
 stored nowhere; a password is read from the terminal or from standard input, never an argument.

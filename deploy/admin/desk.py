@@ -54,7 +54,7 @@ def cell(value: Any) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-def state_of(row: Any) -> str:
+def status_text(row: Any) -> str:
     return "disabled" if row["disabled_at"] else "active"
 
 

@@ -6,7 +6,6 @@ from uuid import UUID
 from deploy.admin.desk import PLACE, Action, Desk
 from deploy.admin.settings import CommandError
 from shared.service import accounts
-from shared.service.accounts import create_api_key
 from shared.turn.model import CredentialKind, Permission, Reach
 
 KINDS = {
@@ -22,7 +21,7 @@ KINDS = {
 
 
 def add_key_commands(action: Action) -> None:
-    create = action("create", "make an API key", create_a_key)
+    create = action("create", "make an API key", create_key)
     create.add_argument("tenant", help=PLACE)
     create.add_argument("email")
     create.add_argument("--name", default="key", help="to know it again by")
@@ -54,7 +53,7 @@ def add_key_commands(action: Action) -> None:
     )
 
 
-async def create_a_key(desk: Desk, asked: argparse.Namespace) -> None:
+async def create_key(desk: Desk, asked: argparse.Namespace) -> None:
     user_id = await desk.user(asked)
     tenant = await desk.tenant(asked.tenant)
     kinds = KINDS[asked.kind]
@@ -65,7 +64,7 @@ async def create_a_key(desk: Desk, asked: argparse.Namespace) -> None:
             "only tokens of --kind mechamental reach some workspaces, namespaces or permissions"
         )
     for kind, told in kinds.items():
-        secret = await create_api_key(
+        secret = await accounts.create_api_key(
             desk.database,
             tenant_id=tenant["id"],
             user_id=user_id,

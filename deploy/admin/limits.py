@@ -9,8 +9,8 @@ from shared.service import accounts
 
 def add_limit_commands(action: Action) -> None:
     for verb, told, command in (
-        ("set", "set how many turns of a key may run at once", set_a_limit),
-        ("remove", "back to one at once", remove_a_limit),
+        ("set", "set how many turns of a key may run at once", set_limit),
+        ("remove", "back to one at once", remove_limit),
     ):
         change = action(verb, told, command)
         change.add_argument("tenant", help=PLACE)
@@ -27,7 +27,7 @@ def at_once(text: str) -> int:
     return number
 
 
-async def set_a_limit(desk: Desk, asked: argparse.Namespace) -> None:
+async def set_limit(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = await desk.tenant(asked.tenant)
     await accounts.set_limit(desk.database, tenant["id"], asked.key, asked.most)
     print(f"{cell(asked.key)}: at most {asked.most} turns at once")
@@ -42,7 +42,7 @@ async def list_limits(desk: Desk, asked: argparse.Namespace) -> None:
     )
 
 
-async def remove_a_limit(desk: Desk, asked: argparse.Namespace) -> None:
+async def remove_limit(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = await desk.tenant(asked.tenant)
     if not await accounts.remove_limit(desk.database, tenant["id"], asked.key):
         raise CommandError(f"{tenant['slug']} has no limit for {asked.key!r}")

@@ -16,8 +16,8 @@ from shared.service.sealing import Sealer
 
 def add_mcp_server_commands(action: Action) -> None:
     for verb, told, command in (
-        ("add", "add a server of the Model Context Protocol", add_an_mcp_server),
-        ("remove", "forget a server and its token", remove_an_mcp_server),
+        ("add", "add a server of the Model Context Protocol", add_mcp_server),
+        ("remove", "forget a server and its token", remove_mcp_server),
     ):
         change = action(verb, told, command)
         change.add_argument("tenant", help=PLACE)
@@ -51,7 +51,7 @@ def add_mcp_server_options(add: argparse.ArgumentParser) -> None:
     )
 
 
-async def add_an_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
+async def add_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = await desk.tenant(asked.tenant)
     prefix = f"{asked.name}_" if asked.prefix is None else asked.prefix
     wanted = mcp_servers.McpServer(
@@ -100,7 +100,7 @@ def approval_of(row: Any) -> str:
     return f"always, but for {unattended}" if unattended else "always"
 
 
-async def remove_an_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
+async def remove_mcp_server(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = await desk.tenant(asked.tenant)
     if not await mcp_servers.remove_server(desk.database, tenant["id"], asked.name):
         raise CommandError(f"{tenant['slug']} has no MCP server {asked.name!r}")

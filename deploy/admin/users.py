@@ -5,10 +5,9 @@ import asyncio
 import getpass
 import sys
 
-from deploy.admin.desk import PLACE, Action, Command, Desk, cell, state_of
+from deploy.admin.desk import PLACE, Action, Command, Desk, cell, status_text
 from deploy.admin.settings import CommandError
 from shared.service import accounts
-from shared.service.accounts import create_user
 from shared.service.passwords import MIN_CHARS, hash_password, new_password
 
 ASK, GENERATE = "ask", "generate"
@@ -25,30 +24,32 @@ def add_user_commands(action: Action) -> None:
         found.add_argument("email")
         return found
 
-    create = named("create", "make a user", create_a_user)
+    create = named("create", "make a user", create_user)
     create.add_argument("--name", help="default: the address")
     create.add_argument("--subject", help="what the identity provider calls them")
     create.add_argument("--password", choices=(ASK, GENERATE), help=PASSWORD)
     action("list", "list a tenant's users", list_users).add_argument("tenant", help=PLACE)
-    change = named("set-password", "set a password; ends all sessions", set_a_password)
+    change = named("set-password", "set a password; ends all sessions", set_password)
     change.add_argument("--password", choices=(ASK, GENERATE), default=ASK, help=PASSWORD)
-    named("set-subject", "say who this is for the identity provider", set_a_subject).add_argument(
+    named("set-subject", "say who this is for the identity provider", set_subject).add_argument(
         "subject"
     )
-    named("set-admin", "let a user change what runs for all of the tenant", set_an_admin)
-    named("unset-admin", "take that away again", set_an_admin)
-    named("disable", "keep a user out, keep their data", disable_user)
-    named("enable", "let a user in again", disable_user)
+    named("set-admin", "let a user change what runs for all of the tenant", set_admin_state)
+    named("unset-admin", "take that away again", set_admin_state)
+    named("disable", "keep a user out, keep their data", set_user_state)
+    named("enable", "let a user in again", set_user_state)
 
 
-async def create_a_user(desk: Desk, asked: argparse.Namespace) -> None:
+async def create_user(desk: Desk, asked: argparse.Namespace) -> None:
     tenant = await desk.tenant(asked.tenant)
     if await accounts.find_user(desk.database, tenant["id"], asked.email) is not None:
         raise CommandError(f"{tenant['slug']} has a user {asked.email!r} already")
     password = hashed = None
     if asked.password is not None:
         password, hashed = await read_password(asked)
-    user_id = await create_user(desk.database, tenant["id"], asked.email, asked.name or asked.email)
+    user_id = await accounts.create_user(
+        desk.database, tenant["id"], asked.email, asked.name or asked.email
+    )
     if asked.subject is not None:
         await accounts.set_subject(desk.database, user_id, asked.subject)
     if hashed is not None:
@@ -67,7 +68,7 @@ async def list_users(desk: Desk, asked: argparse.Namespace) -> None:
             [
                 r["email"],
                 r["name"],
-                state_of(r),
+                status_text(r),
                 "yes" if r["is_admin"] else None,
                 "yes" if r["has_password"] else None,
                 r["subject"],
@@ -78,7 +79,7 @@ async def list_users(desk: Desk, asked: argparse.Namespace) -> None:
     )
 
 
-async def set_a_password(desk: Desk, asked: argparse.Namespace) -> None:
+async def set_password(desk: Desk, asked: argparse.Namespace) -> None:
     user_id = await desk.user(asked)
     password, hashed = await read_password(asked)
     ended = await accounts.set_password(desk.database, user_id, hashed)
@@ -87,18 +88,18 @@ async def set_a_password(desk: Desk, asked: argparse.Namespace) -> None:
         print(f"password      {password}  (shown this once)")
 
 
-async def set_a_subject(desk: Desk, asked: argparse.Namespace) -> None:
+async def set_subject(desk: Desk, asked: argparse.Namespace) -> None:
     await accounts.set_subject(desk.database, await desk.user(asked), asked.subject)
     print("the identity provider's subject is set")
 
 
-async def set_an_admin(desk: Desk, asked: argparse.Namespace) -> None:
+async def set_admin_state(desk: Desk, asked: argparse.Namespace) -> None:
     is_admin = asked.action == "set-admin"
     await accounts.set_admin(desk.database, await desk.user(asked), is_admin)
     print(f"{cell(asked.email)} is {'an' if is_admin else 'no'} administrator of {asked.tenant}")
 
 
-async def disable_user(desk: Desk, asked: argparse.Namespace) -> None:
+async def set_user_state(desk: Desk, asked: argparse.Namespace) -> None:
     is_out = asked.action == "disable"
     await accounts.set_user_disabled(desk.database, await desk.user(asked), is_out)
     print(f"{cell(asked.email)} is {'kept out' if is_out else 'let in'}, everywhere within 5 s")

@@ -94,7 +94,7 @@ async def accept_alone(
         if new.files or new.artifact_ids:
             await _require_room(transaction, quota, new)
         if new.given:
-            await _add_given(transaction, new)
+            await _begin_with_given(transaction, new)
         await transaction.go_on_as_engine()
         accepted = await transaction.fetch_one(
             "accept_turns", *columns([as_elements(accept_arguments(new, queue_ttl_s))])
@@ -129,10 +129,11 @@ async def _lock_thread(transaction: Transaction, new: NewTurn) -> asyncpg.Record
 async def _require_newest(transaction: Transaction, new: NewTurn) -> None:
     if new.follows is None:
         return
-    locked = await transaction.fetch_one(
-        "lock_thread", new.thread_id, new.principal.tenant_id, new.principal.user_id
-    )
-    if locked is None or locked["last_turn_id"] != new.follows:
+    try:
+        thread = await _lock_thread(transaction, new)
+    except ThreadNotFound:
+        raise ThreadMovedOn from None
+    if thread["last_turn_id"] != new.follows:
         raise ThreadMovedOn
 
 
@@ -148,7 +149,7 @@ async def _require_room(transaction: Transaction, quota: StorageQuota, new: NewT
         raise StorageFull("more than it may store")
 
 
-async def _add_given(transaction: Transaction, new: NewTurn) -> None:
+async def _begin_with_given(transaction: Transaction, new: NewTurn) -> None:
     thread = await _lock_thread(transaction, new)
     if thread["last_turn_id"] is not None:
         raise ThreadMovedOn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -12,26 +11,13 @@ from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.credentials import (
-    KODEY_PUBLISHABLE_PREFIX,
-    KODEY_SECRET_PREFIX,
-    MECHAMENTAL_PREFIX,
-    SECRET_PREFIX,
-    ZYLON_PREFIX,
+    PREFIX_OF,
     as_tenant_id,
     hash_secret,
     new_secret,
     shown_of,
 )
 from shared.turn.model import CredentialKind, Reach
-
-PREFIX_OF: Final = {
-    CredentialKind.API_KEY: SECRET_PREFIX,
-    CredentialKind.MECHAMENTAL: MECHAMENTAL_PREFIX,
-    CredentialKind.KODEY_SECRET: KODEY_SECRET_PREFIX,
-    CredentialKind.KODEY_PUBLISHABLE: KODEY_PUBLISHABLE_PREFIX,
-    CredentialKind.ZYLON: ZYLON_PREFIX,
-}
-"""Kinds that operators make, and how their secrets begin."""
 
 
 async def create_tenant(database: Database | Transaction, name: str) -> UUID:

@@ -50,13 +50,16 @@ MECHAMENTAL_PREFIX: Final = "mm_tok_"
 KODEY_SECRET_PREFIX: Final = "sk_live_"  # noqa: S105 - what they begin with
 KODEY_PUBLISHABLE_PREFIX: Final = "pk_live_"
 ZYLON_PREFIX: Final = "zy_tok_"
-SESSION: Final = "session"
-API_KEY: Final = "api_key"
-_SURFACE_PREFIXES: Final = (
-    MECHAMENTAL_PREFIX,
-    KODEY_SECRET_PREFIX,
-    KODEY_PUBLISHABLE_PREFIX,
-    ZYLON_PREFIX,
+PREFIX_OF: Final = {
+    CredentialKind.API_KEY: SECRET_PREFIX,
+    CredentialKind.MECHAMENTAL: MECHAMENTAL_PREFIX,
+    CredentialKind.KODEY_SECRET: KODEY_SECRET_PREFIX,
+    CredentialKind.KODEY_PUBLISHABLE: KODEY_PUBLISHABLE_PREFIX,
+    CredentialKind.ZYLON: ZYLON_PREFIX,
+}
+"""Kinds that operators make, and how their secrets begin."""
+_SURFACE_PREFIXES: Final = tuple(
+    prefix for kind, prefix in PREFIX_OF.items() if kind is not CredentialKind.API_KEY
 )
 _SURFACE: Final = b"\0surface:"
 _SHOWN_CHARS: Final = 12
@@ -224,7 +227,7 @@ class Credentials:
         if (
             row is None
             or not hmac.compare_digest(row["key_hash"], digest)
-            or (row["token_type"] == SESSION) is not is_session
+            or (row["token_type"] == CredentialKind.SESSION) is not is_session
         ):
             self._bad.put(known_as, None, asked_at)
             return None

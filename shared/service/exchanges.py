@@ -108,11 +108,10 @@ class Exchanges:
         return thread_id
 
     async def hide(self, principal: Principal, turn: Turn, *, with_thread: bool = False) -> None:
-        """Ends a turn, and makes what it was asked and has said disappear, also for later turns.
+        """Cancels a turn if it is active, then hides its question and answer, also from models.
 
-        What was attached to that goes along, and the thread tells of what is newest then.
-        `with_thread`: its thread was made for it, and goes in the same commit, unless there is more
-        than what was brought along: another turn, or a message that came later.
+        Their attachments are detached. `with_thread`: also deletes the thread, in the same commit,
+        if nothing but this exchange and what it brought along is in it.
 
         Raises:
             TurnNotFound: unknown, somebody else's, or gone already, alone or with its thread.

@@ -14,7 +14,7 @@ from shared.errors import InvalidRequest, MessageNotFound, ThreadNotFound, TurnN
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
-from shared.service.cursor import decode_time_and_id, encode_time_and_id
+from shared.service.page_cursor import decode_time_and_id, encode_time_and_id
 from shared.turn.model import Principal
 
 EXPORT_PAGE: Final = 500

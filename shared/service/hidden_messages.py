@@ -1,4 +1,4 @@
-"""What a thread has attached and tells of itself once messages of it have disappeared."""
+"""Keeps a thread consistent after messages of it were hidden."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from shared.turn.model import Principal
 async def forget_hidden(
     transaction: Transaction, owner: Principal, thread_id: UUID, message_ids: Sequence[UUID] | None
 ) -> None:
-    """Detaches what was attached to hidden messages (None: to all); tells the newest that is left.
+    """Detaches what was attached to the hidden messages; None: to any message of the thread.
 
-    The thread is locked by the caller.
+    The thread's last message and last turn become the newest ones that are left. The caller holds
+    its lock.
     """
     whose = (thread_id, owner.tenant_id, owner.user_id)
     await transaction.fetch_one("detach_from_messages", owner.tenant_id, thread_id, message_ids)

@@ -163,7 +163,7 @@ class SharedThreads:
     async def _require_over(
         transaction: Transaction, owner: Principal, turn_id: UUID | None
     ) -> None:
-        """A turn answers the message it was asked with, and a parked one goes on from its own."""
+        """Raises `ConcurrencyConflict` while the message's turn is active: it still needs it."""
         if turn_id is None:
             return
         turn = await transaction.fetch_one("get_turn", turn_id, owner.tenant_id, owner.user_id)

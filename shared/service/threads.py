@@ -16,7 +16,7 @@ from shared.postgres.pool import Database
 from shared.postgres.transaction import Transaction
 from shared.service.cancel import CancelService
 from shared.service.changes import UNCHANGED, as_flagged
-from shared.service.cursor import (
+from shared.service.page_cursor import (
     decode_seq,
     decode_time_and_id,
     encode_seq,
@@ -162,14 +162,14 @@ class ThreadService:
         return await self._database.for_tenant(principal).run_in_transaction(hide)
 
     async def delete_many(self, principal: Principal, thread_ids: Sequence[UUID] | None) -> int:
-        """Hides these threads in one commit, or all of the user in several; how many there were.
+        """Hides these threads in one commit; None: all of the user's, a page to a commit.
 
-        Cancels what is active in them first. Ids that are unknown, deleted or somebody else's do
-        not count. All are those that there were when it began.
+        Cancels what is active in them first. Returns how many were hidden: ids that are unknown,
+        deleted or somebody else's do not count. Threads made after the call began are left.
 
         Raises:
-            ConcurrencyConflict: their owner goes on submitting turns meanwhile. None of the commit
-                is hidden; of all the threads of the user, those of earlier commits are.
+            ConcurrencyConflict: turns keep being submitted. The current commit is undone; earlier
+                ones stand.
         """
         if thread_ids is not None:
             return await self._delete_page(principal, sorted(set(thread_ids)))

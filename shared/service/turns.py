@@ -68,14 +68,14 @@ class TurnService:
 
     # -- submit
 
-    async def find_replay_or_refusal(self, new: NewTurn) -> Accepted | None:
+    async def replay_or_refuse(self, new: NewTurn) -> Accepted | None:
         """What a submit that may not wait would get, before anything is done for it.
 
         Raises:
             QueueFull, Saturated: no more turns may wait, and none was accepted under its key.
         """
         refusal = self._backlog.find_refusal(new.principal.tenant_id, new.concurrency_key)
-        return None if refusal is None else await self._find_replay_or_refuse(new, refusal)
+        return None if refusal is None else await self._replay_or_raise(new, refusal)
 
     async def find_replay(self, new: NewTurn) -> Accepted | None:
         """What a submit under the same idempotency key has made before, if anything.
@@ -109,7 +109,7 @@ class TurnService:
         tenant_id = new.principal.tenant_id
         refusal = self._backlog.find_refusal(tenant_id, new.concurrency_key)
         if refusal is not None:
-            return await self._find_replay_or_refuse(new, refusal)
+            return await self._replay_or_raise(new, refusal)
         scopes = self._backlog.enter(tenant_id, new.concurrency_key)
         is_new = False
         try:
@@ -153,7 +153,7 @@ class TurnService:
             new.idempotency_key,
         )
 
-    async def _find_replay_or_refuse(self, new: NewTurn, refusal: Overloaded) -> Accepted:
+    async def _replay_or_raise(self, new: NewTurn, refusal: Overloaded) -> Accepted:
         """A refusal must cost little: few at a time ask Postgres whether they are replays."""
         known = None
         if new.client_chose_key and self._replays_sought < MAX_REPLAYS_SOUGHT:

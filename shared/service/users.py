@@ -15,17 +15,15 @@ from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.service.changes import UNCHANGED, as_flagged
 from shared.service.credentials import (
-    API_KEY,
-    SESSION,
     TOKEN_PREFIX,
     Credentials,
     hash_secret,
     new_secret,
     shown_of,
 )
-from shared.service.cursor import decode_cursor, encode_cursor
+from shared.service.page_cursor import decode_cursor, encode_cursor
 from shared.settings import Settings
-from shared.turn.model import Principal
+from shared.turn.model import CredentialKind, Principal
 
 MAX_TOKENS: Final = 100
 MAX_TOKEN_DAYS: Final = 365
@@ -101,9 +99,9 @@ class UserService:
             Forbidden: they would outlive it.
         """
         kind = (await self.get(principal))["token_type"]
-        if kind not in (SESSION, API_KEY):
+        if kind not in (CredentialKind.SESSION, CredentialKind.API_KEY):
             raise Forbidden("Only a session or an API key can make an access token")
-        return principal.key_id if kind == API_KEY else None
+        return principal.key_id if kind == CredentialKind.API_KEY else None
 
     async def create_token(
         self, principal: Principal, name: str, days: int, parent_id: UUID | None

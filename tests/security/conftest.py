@@ -19,7 +19,6 @@ from deploy.embedded.valkey import EmbeddedValkey
 from shared.ids import new_id
 from shared.postgres.pool import Database
 from shared.service.accounts import (
-    PREFIX_OF,
     create_api_key,
     create_tenant,
     create_user,
@@ -27,6 +26,7 @@ from shared.service.accounts import (
     set_subject,
 )
 from shared.service.credentials import (
+    PREFIX_OF,
     SESSION_PREFIX,
     TOKEN_PREFIX,
     hash_secret,

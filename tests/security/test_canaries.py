@@ -23,7 +23,8 @@ from shared.jobs import PURGE_IDEMPOTENCY_KEYS, serialize_job
 from shared.postgres.pool import Database
 from shared.redis.connection import RedisConnection
 from shared.redis.keys import Keys
-from shared.service.accounts import PREFIX_OF, create_api_key
+from shared.service.accounts import create_api_key
+from shared.service.credentials import PREFIX_OF
 from shared.turn.model import CredentialKind
 from tests.acceptance.client import Client
 from tests.acceptance.product import PEPPER, Product

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.service.cursor import encode_cursor, encode_time_and_id
+from shared.service.page_cursor import encode_cursor, encode_time_and_id
 from shared.turn.model import CredentialKind
 from tests.security.conftest import Target, Unharmed, count_rows
 from tests.security.lodgings import Lodging

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from shared.ids import new_id
-from shared.service.cursor import encode_cursor
+from shared.service.page_cursor import encode_cursor
 from tests.security.conftest import Party, Target, Unharmed, count_rows
 from tests.security.credentials import ACCEPTED, bearer
 from tests.security.routes import CHAT, WITH_ID, WITH_QUERY, Place, Route

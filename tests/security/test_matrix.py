@@ -10,7 +10,7 @@ import pytest
 
 from api.app import OPERATIONS, SURFACES, create_app
 from api.openapi import build_document
-from shared.service.accounts import PREFIX_OF
+from shared.service.credentials import PREFIX_OF
 from shared.settings import Settings
 from shared.turn.model import CredentialKind
 from tests.security import routes

@@ -1,0 +1,1 @@
+"""Engines: what answers a turn, a model or a script."""

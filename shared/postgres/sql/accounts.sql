@@ -151,3 +151,9 @@ set name = case when $3::boolean then $4 else u.name end,
     locale = case when $7::boolean then $8 else u.locale end
 where u.id = $2 and (u.tenant_id = $1) is true
 returning u.id, u.email, u.name, u.timezone, u.locale, u.created_at;
+
+-- name: list_user_names :many engine
+-- Names of users of a tenant, for colleagues who see what they share. $1 tenant  $2 users
+select u.id, u.name
+from users u
+where u.id = any($2::uuid[]) and (u.tenant_id = $1) is true;

@@ -1,13 +1,5 @@
 -- A turn and the message it answers as one thing: continued in another thread, or made to disappear.
 
--- name: create_thread_once :one tenant
--- A thread under an id that follows from who asks for it; no row = it was made before.
--- $1 id  $2 tenant  $3 user
-insert into threads (id, tenant_id, user_id)
-values ($1, $2, $3)
-on conflict (id) do nothing
-returning id;
-
 -- name: copy_exchanges :one tenant
 -- Copies the newest messages of a thread, up to a turn of it, into a thread that has none: there no
 -- turn has made them. What no turn has made here is where a model sees it, as in `list_histories`, and

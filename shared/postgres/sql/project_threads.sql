@@ -39,12 +39,6 @@ where th.id = $1
         )
     ) is true;
 
--- name: list_user_names :many engine
--- Names of users of a tenant, for colleagues who see what they share. $1 tenant  $2 users
-select u.id, u.name
-from users u
-where u.id = any($2::uuid[]) and (u.tenant_id = $1) is true;
-
 -- name: update_project_thread :one tenant
 -- Changes what is given. $1 thread  $2 tenant  $3 owner  $4 title?  $5 visibility?
 update threads th

@@ -239,3 +239,11 @@ where m.tenant_id = $1 and m.thread_id = $2 and m.superseded_at is null
     and m.seq < $3
 order by m.seq desc
 limit $4;
+
+-- name: create_thread_once :one tenant
+-- A thread under an id that follows from who asks for it; no row = it was made before.
+-- $1 id  $2 tenant  $3 user
+insert into threads (id, tenant_id, user_id)
+values ($1, $2, $3)
+on conflict (id) do nothing
+returning id;

@@ -14,9 +14,9 @@ from api import health
 from api.admission import Admission
 from api.agents import specs
 from api.chat import feedback, messages, threads
-from api.cursors import CursorSigner
 from api.failed_credentials import FailedCredentials
 from api.openapi import routes_from
+from api.page_cursors import CursorSigner
 from api.pressure import Pressure
 from api.problems import EXCEPTION_HANDLERS
 from api.state import ApiState

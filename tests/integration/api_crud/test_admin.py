@@ -18,8 +18,7 @@ from deploy.admin.__main__ import parse_arguments, run
 from deploy.admin.settings import AdminSettings, CommandError
 from shared.errors import NotAuthenticated
 from shared.postgres.pool import Database
-from shared.service.accounts import PREFIX_OF
-from shared.service.credentials import Credentials
+from shared.service.credentials import PREFIX_OF, Credentials
 from shared.service.passwords import is_right
 from shared.service.sealing import Sealer
 from shared.turn.model import CredentialKind, Permission, Reach

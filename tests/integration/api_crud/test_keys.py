@@ -13,8 +13,8 @@ from shared.errors import NotAuthenticated, PostgresUnavailable
 from shared.postgres.pool import Database
 from shared.postgres.tenant import TenantDatabase
 from shared.service import credentials
-from shared.service.accounts import PREFIX_OF, create_api_key, create_tenant, create_user
-from shared.service.credentials import Credentials, hash_secret, new_secret
+from shared.service.accounts import create_api_key, create_tenant, create_user
+from shared.service.credentials import PREFIX_OF, Credentials, hash_secret, new_secret
 from shared.turn.model import CredentialKind, Principal
 from tests.fixtures.waiting import wait_until
 from tests.integration.api_crud.conftest import PEPPER, THREADS, AddClient, Client

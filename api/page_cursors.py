@@ -1,6 +1,6 @@
 """Pagination cursors as clients hold them: signed, and good on the surface that gave them alone.
 
-What stands before the signature is the services' own text (`shared.service.cursor`), which is
+What stands before the signature is the services' own text (`shared.service.page_cursor`), which is
 checked again where it is used: a cursor grants nothing, it says where a list goes on.
 """
 

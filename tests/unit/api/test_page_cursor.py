@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidCursor
-from shared.service.cursor import decode_cursor, decode_seq, encode_cursor, encode_seq
+from shared.service.page_cursor import decode_cursor, decode_seq, encode_cursor, encode_seq
 
 
 @given(st.integers(0, 2**63 - 1), st.text(alphabet=st.characters(codec="ascii"), max_size=36))
