@@ -39,10 +39,10 @@ RESERVED: Final = frozenset(
 # The response ends the connection, so that nobody has to swallow the rest of the body.
 _CLOSE: Final = {"connection": "close"}
 _JSON_TYPE: Final = re.compile(
-    r'application/(?:[\w.+-]+\+)?json\s*(?:;\s*(?:[\w.-]+=(?:"[^"]*"|[\w./+-]+)\s*)?)*',
+    r'application/(?:[\w.+-]+\+)?json\s*(?:;\s*(?:[\w.-]+\s*=\s*(?:"[^"]*"|[\w./+-]+)\s*)?)*',
     re.IGNORECASE,
 )
-_CHARSET: Final = re.compile(r';\s*charset="?([^";\s]*)', re.IGNORECASE)
+_CHARSET: Final = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 """In which the bytes of JSON are UTF-8."""
 _COLON_AFTER_QUOTE: Final = re.compile(rb'"[ \t\r\n]*:')

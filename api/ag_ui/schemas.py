@@ -13,6 +13,7 @@ from api.limits import (
     MAX_REASON_CHARS,
     MAX_TEXT_CHARS,
 )
+from api.problems import fields_of
 from api.request_headers import MAX_KEY_CHARS
 from api.wire import Model, SmallObject
 from shared.errors import InvalidRequest
@@ -68,9 +69,7 @@ class RunAgentInput(Model):
         try:
             return ForwardedProps.model_validate(self.forwarded_props)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            loc = ("body", "forwardedProps", *first["loc"])
-            raise InvalidRequest(loc, first["msg"], first["type"]) from None
+            raise _first_of(error, ("body", "forwardedProps")) from None
 
     def instructions(self) -> str | None:
         """The context as a text for the model.
@@ -138,8 +137,11 @@ def _read_decision(entry: ResumeEntry, loc: tuple[str | int, ...]) -> Decision:
     try:
         payload = Payload.model_validate(entry.payload)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise InvalidRequest(
-            (*loc, "payload", *first["loc"]), first["msg"], first["type"]
-        ) from None
+        raise _first_of(error, (*loc, "payload")) from None
     return Decision(entry.interrupt_id, payload.approved, payload.reason or None)
+
+
+def _first_of(error: ValidationError, place: tuple[str | int, ...]) -> InvalidRequest:
+    """The first of pydantic's errors, under `place`."""
+    first = fields_of(error, "body").items[0]
+    return InvalidRequest((*place, *first["loc"][1:]), first["msg"], first["type"])

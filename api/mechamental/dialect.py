@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -54,7 +53,7 @@ MANNER: Final = Manner(
 
 def tell(request: Request, report: ErrorReport) -> Response:
     """The response for a report."""
-    body = _problem(request, report) if report.items is None else _invalid(request, report)
+    body = _problem(request, report) if report.items is None else _invalid(report)
     return json_response(body, report.status, report.all_headers())
 
 
@@ -95,27 +94,16 @@ def _resource(type_: str, id_: str | None) -> dict[str, Any]:
     return {"resource_type": type_, "resource_id": id_}
 
 
-def _invalid(request: Request, report: ErrorReport) -> dict[str, Any]:
+def _invalid(report: ErrorReport) -> dict[str, Any]:
     items = report.items or []
-    bare: list[dict[str, Any]] = [
-        {"input": _sent(request, item["loc"]), "ctx": {}} for item in items
-    ]
-    told = [*report.inputs, *bare[len(report.inputs) :]]
+    none: dict[str, Any] = {"input": None, "ctx": {}}
+    told = [*report.inputs, *[none] * len(items)]
     return {
         "detail": [
             {**item, "input": _bounded(found["input"]), "ctx": found["ctx"]}
-            for item, found in zip(items, told, strict=True)
+            for item, found in zip(items, told, strict=False)
         ]
     }
-
-
-def _sent(request: Request, loc: Sequence[str | int]) -> str | None:
-    """What the query says there; of a body nothing is kept."""
-    match loc:
-        case ["query", str(name)]:
-            return request.query_params.get(name)
-        case _:
-            return None
 
 
 def _bounded(value: Any) -> Any:

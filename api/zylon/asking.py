@@ -21,6 +21,12 @@ from shared.turn.model import NewTurn, Principal
 from shared.turn.preceding import PRECEDED, with_preceding
 
 RESEARCH_SLUG: Final = "project-deep-research"
+_DECIDES_NOTHING: Final[Any] = {
+    "stream": True,
+    "priority": True,
+    "system": {"use_default_prompt", "citations"},
+}
+"""Members of a chat that do not change its answer, and so may differ under one idempotency key."""
 MAX_ARTIFACTS: Final = 50
 """Of one message: a model is shown no more."""
 _UNREAD: Final = {"NotStarted", "Processing"}
@@ -47,8 +53,7 @@ def build_turn(
         chat.prompt(),
         scope=f"zylon:{owner.acts_for or owner.user_id}:{thread_id}",
         key=key,
-        # How the answer is brought decides nothing.
-        asked=[str(thread_id), details, chat.model_dump(mode="json", exclude={"stream"})],
+        asked=[str(thread_id), details, chat.model_dump(mode="json", exclude=_DECIDES_NOTHING)],
         model_id=state_of(request).settings.default_model,
         names_model=False,
         settings={**chat.settings(), **({PRECEDED: True} if preceding else {})},

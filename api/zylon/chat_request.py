@@ -272,7 +272,7 @@ def _rows(
     for block in told:
         if block.tool_use_id in open_calls:
             open_calls.remove(block.tool_use_id)
-    if message.role == "tool" and text and len(open_calls) == 1:
+    if message.role == "tool" and text and not told and len(open_calls) == 1:
         told.append(
             ZylonContentBlock(type="tool_result", tool_use_id=open_calls.pop(), content=text)
         )

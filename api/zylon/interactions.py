@@ -122,7 +122,8 @@ async def zylon_cancel_interaction(request: Request) -> Response:
     owner, found = await _find(request, is_vital=True)
     turn, is_first = await state_of(request).cancels.cancel_once(owner, found.turn.id)
     if not is_first or turn.status is not TurnStatus.CANCELLED:
-        raise HTTPException(HTTPStatus.CONFLICT, "The interaction is already completed")
+        how = "completed" if turn.is_terminal else "being cancelled"
+        raise HTTPException(HTTPStatus.CONFLICT, f"The interaction is already {how}")
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 

@@ -82,8 +82,10 @@ class CancelService:
             late = await self._add_late_text(principal, turn.thread_id, partial_text, turn_id)
             return late or turn, False
         turn = turn_from_row(row)
-        # Both are written by the same statement, but when somebody had asked before.
-        is_first = turn.is_terminal or row["cancel_requested_at"] == row["updated_at"]
+        # Both are written by one statement, unless somebody had asked before. Who asked so long ago
+        # that their wait is over may not have been told that it was heard.
+        asked_ago = row["updated_at"] - row["cancel_requested_at"]
+        is_first = turn.is_terminal or not asked_ago or asked_ago.total_seconds() > self._wait_s
         if turn.is_terminal:
             self._count_cancel("pending")
             await self._ends.publish(turn)

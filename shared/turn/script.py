@@ -109,6 +109,8 @@ def parse_script(settings: dict[str, Any]) -> Script:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         loc = ("body", "settings", "script", *first["loc"])
+        if first["type"] == "model_type":  # pydantic names our class in it
+            raise InvalidRequest(loc, "Input should be a valid dictionary", "dict_type") from None
         raise InvalidRequest(loc, first["msg"], first["type"]) from None
 
 

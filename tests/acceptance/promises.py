@@ -422,8 +422,6 @@ _BODIES: Final[dict[str, bytes | dict[str, Any] | list[Any]]] = {
     "long idempotencyKey": turn_body(idempotencyKey="k" * 256),
     "idempotencyKey beyond ASCII": turn_body(idempotencyKey="kéy"),
     "long systemPrompt": turn_body(systemPrompt="s" * 40_000),
-    "status": turn_body(status="completed"),
-    "tenantId": turn_body(tenantId=UNKNOWN),
     "script with an unknown word": turn_body({"delta": 3}),
     "script with a negative count": turn_body({"deltas": -1}),
     "script with a text as number": turn_body({"deltas": "3"}),
@@ -472,6 +470,13 @@ class _Bad:
         return await self.client.request(self.method, self.path, self.body, headers=self.headers)
 
 
+_RESERVED: Final = {
+    "status": turn_body(status="completed"),
+    "tenantId": turn_body(tenantId=UNKNOWN),
+}
+"""Names that only the server sets; a stream's body may have members of any name."""
+
+
 def _bad_bodies(client: Client, thread: str) -> list[_Bad]:
     paths = (f"{CHAT}/threads/{thread}/turns", f"{CHAT}/threads/{thread}/turns/stream")
     bad = [
@@ -479,6 +484,7 @@ def _bad_bodies(client: Client, thread: str) -> list[_Bad]:
         for name, body in _BODIES.items()
         for path in paths
     ]
+    bad += [_Bad(name, 422, client, "POST", paths[0], body) for name, body in _RESERVED.items()]
     large = b'{"message":"' + b"a" * 1_048_576 + b'"}'
     bad += [_Bad("oversize", 413, client, "POST", path, large) for path in paths]
     bad += [_Bad("oversize", 413, client, "POST", f"{CHAT}/threads", large)]

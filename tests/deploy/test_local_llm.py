@@ -25,6 +25,7 @@ def is_healthy(base_url: str) -> bool:
 
 
 @left_out
+@pytest.mark.timeout(120)
 def test_streams_tokens_and_ends_on_sigterm() -> None:
     port = free_port()
     command = [sys.executable, "-m", "deploy.local_llm", "--port", str(port)]
@@ -33,7 +34,10 @@ def test_streams_tokens_and_ends_on_sigterm() -> None:
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
-            wait_until(lambda: is_healthy(base_url), "the model is loaded")
+            wait_until(
+                lambda: is_healthy(base_url) or server.poll() is not None, "it is loaded", 60.0
+            )
+            assert server.poll() is None, "it ended: is the local model installed?"
             question = {
                 "model": local_llm.MODEL_NAME,
                 "stream": True,

@@ -354,7 +354,8 @@ _OF_OTHERS: Final[Mapping[str, Mapping[str, Mapping[str, bytes]]]] = {
     },
     "kodey": {"userId": {}, "agentType": {}},
     "zylon": {
-        **dict.fromkeys(("page", "page_size", "first", "last"), _COUNT),
+        **dict.fromkeys(("page_size", "first", "last"), _COUNT),
+        "page": {**_COUNT, "A11 a billion": b"1" * 19},  # a billion is behind the last: no rows
         "page_order": {**_WORDS, "case": b"asc"},
         **dict.fromkeys(("after", "before"), BAD_VALUES["cursor"]),
         "total_count": _WORDS,

@@ -17,8 +17,10 @@ from uuid import UUID
 
 import pytest
 
+from api.page_cursors import CursorSigner
 from shared.service.page_cursor import encode_cursor, encode_time_and_id
 from shared.turn.model import CredentialKind
+from tests.acceptance.product import PEPPER
 from tests.security.conftest import Target, Unharmed, count_rows
 from tests.security.lodgings import Lodging
 from tests.security.matrix import APPLYING, Cell, Named, named
@@ -216,6 +218,8 @@ async def test_a_cursor_of_somebody_elses_list_is_none(
     answers = []
     for id_ in (own[name], theirs[name], unknown(front, name)):
         cursor = make(UUID(id_.rpartition("_")[2]))
+        (prefix,) = front.prefixes
+        cursor += CursorSigner(PEPPER.encode()).sign(prefix, cursor)
         answers.append(await send(target.port, request.with_query(f"{field}={cursor}".encode())))
     good, foreign, absent = answers
     assert good.status == 200, good.body

@@ -28,14 +28,20 @@ where th.id = $1 and (th.tenant_id = $2 and th.user_id = $3 and th.deleted_at is
 returning th.id;
 
 -- name: retell_last_turn :one tenant
--- Makes a thread tell of the newest turn whose message is still there. $1 thread  $2 tenant  $3 owner
+-- Makes a thread tell of the newest turn of which a message is still there. $1 thread  $2 tenant  $3 owner
 update threads th
 set last_turn_id = (
         select t.id
         from turns t
         where t.thread_id = $1
             and (t.tenant_id = $2) is true
-            and (select i.superseded_at is null from messages i where i.id = t.input_message_id)
+            and exists (
+                select from messages m
+                where m.thread_id = $1
+                    and m.turn_seq = t.accept_seq
+                    and m.superseded_at is null
+                    and (m.tenant_id = $2) is true
+            )
         order by t.accept_seq desc
         limit 1
     ),

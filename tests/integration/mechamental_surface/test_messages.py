@@ -257,8 +257,7 @@ async def test_a_deleted_thread_leaves_its_name(mm: Mm, add_mm: AddMm) -> None:
     assert await mm.listed(place) == ["new"]
 
 
-async def test_a_422_repeats_what_the_query_said(mm: Mm) -> None:
-    for query, said, ctx in (("limit=0", "0", {"ge": 1}), ("cursor=x", "x", {})):
-        refused = await mm.get(f"{mm.place().path}?{query}")
-        (item,) = refused.json()["detail"]
-        assert (refused.status_code, item["input"], item["ctx"]) == (422, said, ctx)
+async def test_a_422_repeats_what_was_out_of_bounds(mm: Mm) -> None:
+    refused = await mm.get(f"{mm.place().path}?limit=0")
+    (item,) = refused.json()["detail"]
+    assert (refused.status_code, item["input"], item["ctx"]) == (422, "0", {"ge": 1})

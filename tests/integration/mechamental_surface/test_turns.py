@@ -246,6 +246,23 @@ async def test_artifacts_of_a_turns_message_are_told(mm: Mm) -> None:
     assert artifact["artifact_id"]
 
 
+async def test_a_turn_whose_answer_is_left_stays_the_newest(
+    mm: Mm, start_worker: StartWorker
+) -> None:
+    """Where its question alone is removed: what comes next stands behind that answer."""
+    await start_worker()
+    thread_id = await mm.chat.thread()
+    turns = [await run_turn(mm, thread_id, message=said) for said in ("one", "two")]
+    place = Place(str(mm.tenant_id), "default", "default", "default", thread_id)
+    told = (await mm.get(f"{place.path}?ascending=false")).json()["messages"]
+    question = next(message for message in told if message["role"] == "user")
+    path = f"{place.path}/{question['message_id']}"
+    removed = await mm.delete(path, params={"timestamp": question["created_at"]})
+    assert removed.status_code == 200, removed.text
+    thread = (await mm.chat.get(f"/threads/{thread_id}")).json()
+    assert thread["lastTurnId"] == turns[1]["id"]
+
+
 @pytest.mark.parametrize("way", ["delete", "clear"])
 async def test_what_is_removed_takes_its_attachments_along(mm: Mm, way: str, admin: Any) -> None:
     """And the thread tells of the newest turn that is left."""

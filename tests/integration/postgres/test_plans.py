@@ -190,7 +190,7 @@ BY_KEY = {
     "copy_exchanges": {"threads_pkey", "messages_by_turn"},
     "hide_exchange": {"messages_by_turn"},
     "detach_from_messages": {"attachments_by_thread", "attachments_once", "threads_pkey"},
-    "retell_last_turn": {"turns_by_thread", "messages_pkey", "threads_pkey"},
+    "retell_last_turn": {"turns_by_thread", "messages_by_turn", "threads_pkey"},
     "find_later_message": {"messages_by_thread", "messages_pkey"},
     "list_messages_of_no_turn": {"messages_by_turn"},
     "add_messages": {"threads_pkey"},

@@ -84,19 +84,19 @@ async def test_flushing_redis_with_ten_running_and_fifty_queued_loses_nothing(
     for _ in range(2):
         await start_worker()
     turns = [
-        await api.submit(make_turn(key=f"k{n % 10}", deltas=12, intervalMs=15)) for n in range(60)
+        await api.submit(make_turn(key=f"k{n % 10}", deltas=40, intervalMs=15)) for n in range(60)
     ]
     seen: dict[int, list[Any]] = {}
 
     async def read(number: int) -> None:
-        seen[number] = await follow_all(api.hub, turns[number], patience_s=25)
+        seen[number] = await follow_all(api.hub, turns[number], patience_s=50)
 
     async with asyncio.TaskGroup() as group:
         for number in range(0, 60, 3):
             group.create_task(read(number))
         await wait_until(lambda: are_running(api, turns, 10), "ten run")
         await flush_redis()
-        ended = await api.ends_of(turns, 25)
+        ended = await api.ends_of(turns, 50)
     assert {turn.status for turn in ended} == {TurnStatus.COMPLETED}
     assert {turn.attempt for turn in ended} == {1}
     for key in range(10):
@@ -106,7 +106,7 @@ async def test_flushing_redis_with_ten_running_and_fifty_queued_loses_nothing(
     for batches in seen.values():
         assert is_gapless(places(batches))
         assert ends_once(events(batches))
-        assert text_of(events(batches)) == text(12)
+        assert text_of(events(batches)) == text(40)
 
 
 async def test_a_chat_that_cannot_be_removed_keeps_nobody_waiting(

@@ -117,7 +117,7 @@ async def test_an_interaction_that_is_sent_again_is_the_same(
     assert all(answer.json() == answers[0].json() for answer in answers)
     replayed = [answer.headers.get("idempotency-replayed") for answer in answers]
     assert sorted(replayed, key=str) == [None] + ["true"] * 4
-    body["pgpt"]["stream"] = True
+    body["pgpt"] |= {"stream": True, "priority": 5}  # neither changes what is answered
     assert (await member.post(path, json=body, headers=key)).json() == answers[0].json()
     assert await admin.fetchval("select count(*) from turns") == 1
     body["pgpt"]["max_tokens"] = 51
@@ -157,10 +157,29 @@ async def test_one_of_many_cancels_stops_an_interaction(
         return found
 
     monkeypatch.setattr(app.state.interactions, "find", find_with_others)
+    monkeypatch.setattr(app.state.cancels, "_wait_s", 8.0)
     path = f"/interaction/{interaction}/cancel"
     async with asyncio.TaskGroup() as group:
         posts = [group.create_task(member.post(path)) for _ in range(3)]
     assert sorted(post.result().status_code for post in posts) == [204, 409, 409]
+
+
+async def test_a_cancel_that_was_not_heard_of_is_asked_for_again(
+    member: Member, start_worker: StartWorker, admin: Any
+) -> None:
+    """Whoever asked first waited, was told nothing, and left."""
+    await start_worker()
+    interaction = await member.scripted(await member.thread(), deltas=1, hangAfter=1)
+
+    async def runs() -> bool:
+        return bool(await admin.fetchval("select status = 'running' from turns"))
+
+    await wait_until(runs, "it runs")
+    asked_at = "update turns set cancel_requested_at = now() - interval '1 minute'"
+    await admin.execute(asked_at)
+    path = f"/interaction/{interaction}/cancel"
+    assert (await member.post(path)).status_code == 204
+    assert (await member.post(path)).status_code == 409
 
 
 async def test_deleting_all_threads_leaves_a_chat_that_runs(member: Member, admin: Any) -> None:

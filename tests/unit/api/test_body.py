@@ -200,6 +200,8 @@ async def test_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
         "application/json; charset=utf-7",
         "application/json; charset=utf-16",
         "application/json; v=1; charset=utf-7",
+        "application/json; v=1; charset = utf-7",
+        "application/json; " + "a" * 60_000 + " " * 60_000,
         "application/json; charset=utf-8; charset=utf-7",
         "application/json; ;" + " " * 60_000 + "x",
         "application/jsonp",
@@ -224,6 +226,7 @@ async def test_other_types_are_refused(kind: str | None) -> None:
         "application/json; odata=minimal",
         'application/json; charset=us-ascii; v=1; profile="a;b"',
         "application/json;",
+        "application/json; charset = utf-8",
     ],
 )
 async def test_json_types_are_taken(kind: str) -> None:

@@ -46,7 +46,8 @@ RETURN = ("tool-return", "a", "said")
     [
         ([use("a"), tool("said")], [RETURN]),
         ([use("a", "b"), tool(result("b")), tool("said")], [("tool-return", "b", "r"), RETURN]),
-        ([use("a", "b"), tool(result("b"), TEXT)], [("tool-return", "b", "r"), RETURN]),
+        ([use("a", "b"), tool(result("b"), TEXT), tool(result("a", "true"))],
+         [("tool-return", "b", "r"), ("tool-return", "a", "true")]),
         ([use("a", "b"), tool("said")], []),
         ([use("a"), tool("said"), tool("more")], [RETURN]),
         ([use("a"), tool(result("a"), TEXT)], [("tool-return", "a", "r")]),
@@ -54,7 +55,7 @@ RETURN = ("tool-return", "a", "said")
         ([use("a"), {"role": "assistant", "content": "Hm"}, tool("said")], [("text", None, "Hm")]),
         ([tool("said")], []),
     ],
-)
+)  # fmt: skip
 def test_a_tools_text_is_the_result_of_the_one_open_call_or_nobodys(
     messages: list[dict[str, Any]], expected: list[tuple[str, str | None, str]]
 ) -> None:
