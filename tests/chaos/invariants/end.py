@@ -39,8 +39,8 @@ def check_cancels(facts: Facts, rules: Rules, verdict: Verdict) -> None:
     for name, frames in facts.frames.items() if acknowledged else ():
         connect = facts.connections[name]
         acked = acknowledged.get(connect.turn)
-        if acked is None or connect.began > acked.at:
-            continue  # who comes later is told what was kept
+        if acked is None or connect.at > acked.at:
+            continue  # who was not there yet is told what was kept
         for frame in frames:
             is_late = frame.type == DELTA and frame.at > acked.at + grace
             # A process that stands still cannot take back what it was about to send.

@@ -144,6 +144,17 @@ def test_rules_are_obeyed() -> None:
     assert check(bad, Rules(keep_alive_s=20)).is_ok
 
 
+def test_a_stream_that_opened_after_a_cancel_may_tell_what_was_kept() -> None:
+    """Also where it was asked for before."""
+    what = "a delta after the cancel's answer"
+    bad = next(bad for seed in range(SEEDS) if (bad := plant(what, Story(seed).tell())))
+    late = next(e for e in bad if isinstance(e, h.Connect) and e.connection == "late")
+    (cancel,) = (e for e in bad if isinstance(e, h.Cancel) and e.turn == late.turn)
+    opened = replace(late, at=cancel.at + 1)
+    assert check(bad).violated == {"I12"}
+    assert "I12" not in check([opened if e is late else e for e in bad]).violated
+
+
 def test_the_command_tells_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
