@@ -118,7 +118,7 @@ async def zylon_delete_interaction(request: Request) -> Response:
 
 
 async def zylon_cancel_interaction(request: Request) -> Response:
-    """Stops an interaction; 409 when it was over already, or somebody stopped it before."""
+    """Stops an interaction; 409 when it was over already, or is being stopped."""
     owner, found = await _find(request, is_vital=True)
     turn, is_first = await state_of(request).cancels.cancel_once(owner, found.turn.id)
     if not is_first or turn.status is not TurnStatus.CANCELLED:

@@ -73,7 +73,13 @@ class CancelService:
     async def cancel_once(
         self, principal: Principal, turn_id: UUID, partial_text: str | None = None
     ) -> tuple[Turn, bool]:
-        """As `cancel`, and whether nobody had asked for it before."""
+        """As `cancel`, and whether this call counts as the one that stopped the turn.
+
+        So does the first, and one that comes when the wait of the first is over.
+
+        Raises:
+            TurnNotFound: as `cancel`.
+        """
         row = await self._database.for_tenant(principal).fetch_one(
             "request_cancel", turn_id, principal.tenant_id, principal.user_id
         )
